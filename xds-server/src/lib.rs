@@ -1,1 +1,16 @@
-//! (skeleton)
+//! Nexodus proxy rules to Envoy resources, and the server that delivers them.
+//!
+//! The core is pure and synchronous; each step is usable alone:
+//!
+//! 1. [`rules`]: the rule grammar (`tcp:443:10.10.100.152:8443`) and the set of rules of one node.
+//! 2. [`translate`]: a rule set and [`translate::Settings`] become Envoy resources.
+//! 3. [`snapshot`]: those resources by type, each with a version that is a hash of its content.
+//! 4. [`subscription`]: what one xDS stream wants, has and gets next. State of the world and delta.
+//!
+//! [`ads`] is the shell around it: tonic, tokio, one task for each stream.
+
+pub mod ads;
+pub mod rules;
+pub mod snapshot;
+pub mod subscription;
+pub mod translate;

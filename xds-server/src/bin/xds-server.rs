@@ -1,0 +1,3 @@
+//! The xDS server for people who run their own Envoy.
+
+fn main() {}
