@@ -1,0 +1,117 @@
+//! The configurations of the filters and of the transport socket.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::tunnel::{default_network, validate_peers};
+use crate::{ConfigError, LoadError, LoadedPeers, PeerConfig, Problem, json, network, value};
+
+/// The configuration of the network filter `nexodus.egress`, the last in the internal listener `tunnel/<network>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EgressConfig {
+    /// The network that carries the connections.
+    #[serde(default = "default_network")]
+    pub network: String,
+    /// The network's peers from now on; absent means those it has. An empty list removes them all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<Vec<PeerConfig>>,
+}
+
+impl EgressConfig {
+    /// Parses and validates; reads no files.
+    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
+        let config: Self = json::parse(json)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks every rule that needs no file.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        check_network(&self.network)?;
+        validate_peers(self.peers.as_deref().unwrap_or_default(), "")
+    }
+
+    /// Reads the preshared keys' files. `None` when the configuration has no list of peers.
+    pub fn load_peers(&self) -> Result<Option<LoadedPeers>, LoadError> {
+        self.validate()?;
+        self.peers.as_deref().map(network::load_peers).transpose()
+    }
+}
+
+/// The configuration of the network filter `nexodus.ingress`: what its listener stands for in the overlay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IngressConfig {
+    /// The network whose port this is.
+    #[serde(default = "default_network")]
+    pub network: String,
+    /// The transport protocol; a network filter carries only [`Protocol::Tcp`].
+    pub protocol: Protocol,
+    /// The overlay port to listen on.
+    pub port: u16,
+    /// The Unix socket of the Envoy listener that the filter is in. Connections arrive there with a PROXY protocol
+    /// v2 header.
+    pub socket: PathBuf,
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl IngressConfig {
+    /// Parses and validates.
+    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
+        let config: Self = json::parse(json)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks every rule.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        check_network(&self.network)?;
+        if self.protocol != Protocol::Tcp {
+            return Err(ConfigError::rule("protocol", Problem::Udp));
+        }
+        if self.port == 0 {
+            let value = value::Shown::new("0");
+            return Err(ConfigError::rule("port", Problem::Port { value }));
+        }
+        value::socket_path(&self.socket).map_err(|problem| ConfigError::rule("socket", problem))
+    }
+}
+
+/// The configuration of the network filter `nexodus.local`: there is nothing to configure.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalConfig {}
+
+impl LocalConfig {
+    /// Parses and validates.
+    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
+        json::parse(json)
+    }
+}
+
+/// The configuration of the transport socket `nexodus.connect`: there is nothing to configure.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectConfig {}
+
+impl ConnectConfig {
+    /// Parses and validates.
+    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
+        json::parse(json)
+    }
+}
+
+fn check_network(name: &str) -> Result<(), ConfigError> {
+    value::network_name(name).map_err(|problem| ConfigError::rule("network", problem))
+}

@@ -1,0 +1,60 @@
+//! The bounds of a configuration, and the bounds a configuration sets.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Problem;
+
+/// The largest configuration of one extension, in bytes of JSON.
+pub const MAX_JSON_BYTES: usize = 8 << 20;
+/// The largest wg-quick file, in bytes.
+pub const MAX_FILE_BYTES: usize = 1 << 20;
+/// Networks in one tunnel configuration: each is a thread.
+pub const MAX_NETWORKS: usize = 64;
+/// Addresses of one network.
+pub const MAX_ADDRESSES: usize = 64;
+/// Peers of one network.
+pub const MAX_PEERS: usize = 10_000;
+/// Allowed IPs of one peer.
+pub const MAX_ALLOWED_IPS: usize = 4096;
+/// A Unix socket's path: `sun_path` has 108 bytes, the last is the terminating NUL.
+pub const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+const MAX_FLOWS: usize = 1 << 20;
+const MIN_BUFFER_BYTES: usize = 1 << 20;
+const MAX_BUFFER_BYTES: usize = 1 << 40;
+
+/// What a network may use at most. A flow that would pass a limit is refused and counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// TCP flows at one time, from 1 to 1,048,576.
+    pub max_flows: usize,
+    /// Bytes in all TCP buffers together, from 1 MiB to 1 TiB.
+    pub buffer_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_flows: 65_536, buffer_bytes: 1 << 30 }
+    }
+}
+
+impl Limits {
+    pub(crate) fn check(&self) -> Result<(), (&'static str, Problem)> {
+        range("max_flows", self.max_flows, 1, MAX_FLOWS)?;
+        range("buffer_bytes", self.buffer_bytes, MIN_BUFFER_BYTES, MAX_BUFFER_BYTES)
+    }
+}
+
+fn range(
+    name: &'static str,
+    value: usize,
+    minimum: usize,
+    maximum: usize,
+) -> Result<(), (&'static str, Problem)> {
+    if (minimum..=maximum).contains(&value) {
+        Ok(())
+    } else {
+        Err((name, Problem::Limit { value, minimum, maximum }))
+    }
+}
