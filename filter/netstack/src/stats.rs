@@ -1,0 +1,111 @@
+//! Plain counters: what passed, what was dropped and why.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::Instant;
+
+/// Counters since the start, then gauges. Every drop and refusal has a counter of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// UDP datagrams given to the stack.
+    pub rx_datagrams: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// UDP datagrams the stack produced.
+    pub tx_datagrams: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Inner IP packets that were authenticated.
+    pub rx_packets: u64,
+    /// Inner IP packets that were sealed.
+    pub tx_packets: u64,
+    /// WireGuard handshakes completed.
+    pub handshakes: u64,
+    /// Handshake initiations sent, retries included.
+    pub handshakes_initiated: u64,
+    /// Handshakes given up after 90 s without an answer.
+    pub handshakes_expired: u64,
+    /// Cookie replies sent because of load.
+    pub cookies_sent: u64,
+
+    /// Dropped: not a WireGuard message, or a wrong MAC 1.
+    pub bad_datagram: u64,
+    /// Dropped: handshake of an unknown public key, or a receiver index of no peer.
+    pub unknown_peer: u64,
+    /// Dropped: does not decrypt.
+    pub decrypt_failed: u64,
+    /// Dropped: replayed data counter or handshake timestamp.
+    pub replayed: u64,
+    /// Dropped: data for no live session, or an answer to no handshake of ours.
+    pub no_session: u64,
+    /// Dropped: a malformed inner packet.
+    pub bad_packet: u64,
+    /// Dropped: the inner source address is not an allowed IP of the sending peer.
+    pub bad_source: u64,
+    /// Dropped: the inner destination is none of our addresses.
+    pub not_ours: u64,
+    /// Dropped: a fragment.
+    pub fragment: u64,
+    /// Dropped: an inner protocol other than TCP, UDP and ICMP, or an ICMP message that concerns nothing here.
+    pub unhandled: u64,
+    /// Dropped: a bounded queue of outgoing packets was full.
+    pub queue_full: u64,
+    /// Dropped: an answer without a route or without a session to its peer.
+    pub unroutable: u64,
+    /// Not sent: ICMP errors over the rate limit.
+    pub icmp_limited: u64,
+
+    /// SYNs not held because `max_pending` was reached (no answer: the caller tries again).
+    pub pending_full: u64,
+    /// Flows refused because `max_flows` was reached.
+    pub too_many_flows: u64,
+    /// Flows refused because `buffer_bytes` was spent.
+    pub budget_refused: u64,
+    /// `connect` calls that found no free port.
+    pub no_ports: u64,
+    /// SYNs that nobody accepted or rejected in time.
+    pub accept_expired: u64,
+    /// TIME_WAIT tuples forgotten early because `max_time_wait` was reached.
+    pub time_wait_evicted: u64,
+    /// RST segments that belong to no flow: closed port, rejected or unknown flow.
+    pub rst_sent: u64,
+    /// Echo requests answered.
+    pub echo_replies: u64,
+    /// ICMP port unreachable messages sent.
+    pub unreachable_sent: u64,
+    /// Flows opened by `connect`.
+    pub flows_connected: u64,
+    /// Flows opened by `accept`.
+    pub flows_accepted: u64,
+
+    /// Gauge: flows.
+    pub flows: usize,
+    /// Gauge: SYNs held, and passive opens not yet acknowledged.
+    pub pending: usize,
+    /// Gauge: tuples in TIME_WAIT.
+    pub time_wait: usize,
+    /// Gauge: bytes reserved for TCP buffers.
+    pub buffer_bytes: usize,
+}
+
+/// The state of one peer, for status output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The peer's public key.
+    pub public_key: [u8; 32],
+    /// Where its datagrams go now.
+    pub endpoint: Option<SocketAddr>,
+    /// Its allowed IPs.
+    pub allowed_ips: Vec<IpNet>,
+    /// Age of the newest handshake at the last instant the stack was told.
+    pub latest_handshake: Option<Duration>,
+    /// Instant of the newest handshake.
+    pub latest_handshake_at: Option<Instant>,
+    /// Bytes of UDP datagrams sent to it.
+    pub tx_bytes: u64,
+    /// Bytes of authenticated UDP datagrams received from it.
+    pub rx_bytes: u64,
+}
