@@ -1,0 +1,88 @@
+//! Reading what a node wrote.
+
+/// Envoy's and our own severities that somebody has to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Something an operator must act on.
+    Warning,
+    /// Something failed.
+    Error,
+    /// Something broke.
+    Critical,
+}
+
+/// What stock Envoy 1.40 says about any configuration of this kind; nothing of ours.
+const ENVOYS_OWN: &[&str] = &[
+    // Envoy recommends a limit for edge proxies.
+    "there is no configured limit to the number of allowed active downstream connections",
+];
+
+/// The lines of a log that complain, apart from those that contain one of the `expected` texts.
+pub fn complaints<'a>(log: &'a str, expected: &[String]) -> Vec<&'a str> {
+    let known = |line: &str| {
+        ENVOYS_OWN.iter().any(|known| line.contains(known)) || expected.iter().any(|text| line.contains(text))
+    };
+    log.lines().filter(|line| severity(line).is_some() && !known(line)).collect()
+}
+
+/// The access log lines of one listener, such as `egress/tcp/80`.
+pub fn access_log<'a>(log: &'a str, listener: &str) -> Vec<&'a str> {
+    // Log messages begin with a bracket (Envoy) or carry a level (nexd); access log lines do neither.
+    log.lines().filter(|line| mentions(line, listener) && is_access_log(line)).collect()
+}
+
+fn is_access_log(line: &str) -> bool {
+    !line.starts_with('[') && line.contains("bytes")
+}
+
+/// Whether the line has the name as a whole, not as the beginning of a longer one.
+fn mentions(line: &str, name: &str) -> bool {
+    line.match_indices(name)
+        .any(|(at, _)| !line[at + name.len()..].starts_with(|next: char| next.is_ascii_digit()))
+}
+
+fn severity(line: &str) -> Option<Severity> {
+    // Envoy: "[2026-01-01 00:00:00.000][1234][warning][config] text". nexd: "2026-01-01T00:00:00Z  WARN target: text".
+    // A panic of ours names its thread first.
+    if line.contains("panicked at") {
+        return Some(Severity::Critical);
+    }
+    let head: String = line.chars().take(90).collect();
+    let has = |texts: &[&str]| texts.iter().any(|text| head.contains(text));
+    if has(&["[critical]"]) {
+        Some(Severity::Critical)
+    } else if has(&["[error]", " ERROR "]) {
+        Some(Severity::Error)
+    } else if has(&["[warning]", " WARN "]) {
+        Some(Severity::Warning)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "\
+[2026-01-01 00:00:00.000][12][info][main] [source/server/server.cc:1] starting, 0 bytes
+[2026-01-01 00:00:00.001][12][warning][dynamic_modules] [x.cc:2] peer 1 is unreachable
+2026-01-01T00:00:00Z  WARN nexd: Envoy ended
+egress/tcp/80 100.64.0.1 12 bytes
+egress/tcp/8080 100.64.0.1 13 bytes
+";
+
+    #[test]
+    fn warnings_are_found_unless_expected() {
+        assert_eq!(complaints(LOG, &[]).len(), 2);
+        assert_eq!(
+            complaints(LOG, &["unreachable".into()]),
+            ["2026-01-01T00:00:00Z  WARN nexd: Envoy ended"]
+        );
+    }
+
+    #[test]
+    fn a_listener_is_not_mistaken_for_a_longer_name() {
+        assert_eq!(access_log(LOG, "egress/tcp/80"), ["egress/tcp/80 100.64.0.1 12 bytes"]);
+    }
+}

@@ -1,0 +1,56 @@
+//! Ports that are free, files that may be open.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Below the range from which the kernel takes ports of outgoing connections, so that none of those takes it in between.
+const FIRST: u16 = 10_000;
+const COUNT: u16 = 22_000;
+
+/// A TCP and UDP port that nothing listens on now, different at every call and in every test process.
+///
+/// # Panics
+/// When every port is taken.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Tests in other processes start at other places.
+    let start = std::process::id().wrapping_mul(101);
+    for _ in 0..COUNT {
+        let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).into());
+        let port = FIRST + u16::try_from(offset % u32::from(COUNT)).expect("smaller than COUNT");
+        if is_free(port) {
+            return port;
+        }
+    }
+    panic!("no free port");
+}
+
+/// Several free ports.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    std::array::from_fn(|_| free_port())
+}
+
+fn is_free(port: u16) -> bool {
+    let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let no_ipv6 = |error: &std::io::Error| error.kind() != std::io::ErrorKind::AddrInUse;
+    TcpListener::bind(v4).is_ok()
+        && UdpSocket::bind(v4).is_ok()
+        && TcpListener::bind(v6).map_or_else(|error| no_ipv6(&error), |_| true)
+        && UdpSocket::bind(v6).map_or_else(|error| no_ipv6(&error), |_| true)
+}
+
+/// A UDP socket that takes datagrams and never answers: the endpoint of a peer that is not there. Nothing tells the
+/// sender, as a closed port's ICMP would.
+pub fn silent_udp_socket() -> UdpSocket {
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a UDP port")
+}
+
+/// Lets this process have as many open files as the system allows it.
+pub fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+        .expect("the soft limit may be raised");
+}
