@@ -20,8 +20,8 @@ pub enum ConfigError {
         /// Its size.
         bytes: usize,
     },
-    /// Not JSON at all.
-    #[error("the configuration is not JSON: {reason}")]
+    /// Not a JSON object.
+    #[error("the configuration is not a JSON object: {reason}")]
     Syntax {
         /// Where and why.
         reason: String,

@@ -14,6 +14,10 @@ pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ConfigError> 
     let json = if json.trim_ascii().is_empty() { b"{}" } else { json };
     let value: Value = serde_json::from_slice(json)
         .map_err(|error| ConfigError::Syntax { reason: redact(&error.to_string()) })?;
+    if !value.is_object() {
+        // serde would read a list as the fields in their order.
+        return Err(ConfigError::Syntax { reason: "it starts with something else than `{`".to_owned() });
+    }
     refuse_inline_keys(&value, "")?;
     serde_path_to_error::deserialize(value).map_err(|error| ConfigError::Field {
         path: redact(&error.path().to_string()),

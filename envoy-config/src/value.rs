@@ -169,6 +169,9 @@ pub(crate) fn key_path(path: &Path) -> Result<(), Problem> {
 }
 
 pub(crate) fn socket_path(path: &Path) -> Result<(), Problem> {
+    if looks_like_key(&path.to_string_lossy()) {
+        return Err(Problem::KeyAsPath);
+    }
     let bytes = path.as_os_str().len();
     if !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0) {
         return Err(Problem::SocketPath { path: path.to_owned() });

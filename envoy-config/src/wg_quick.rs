@@ -5,8 +5,6 @@
 //! network: they are ignored with a warning, as is every key that is not known.
 
 mod section;
-#[cfg(test)]
-mod tests;
 
 use std::collections::HashMap;
 use std::path::Path;
