@@ -22,6 +22,7 @@ mod pattern;
 mod ports;
 mod process;
 mod server;
+mod tunnel;
 mod wait;
 mod wg_peer;
 
@@ -37,6 +38,7 @@ pub use pattern::{Pattern, receive, send};
 pub use ports::{free_port, free_ports, raise_file_limit, silent_udp_socket};
 pub use process::{Process, memory_kib, run, run_ok};
 pub use server::{Server, echo, http};
+pub use tunnel::Tunnel;
 pub use wait::{eventually, within};
 pub use wg_peer::WgPeer;
 

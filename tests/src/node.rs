@@ -160,6 +160,15 @@ impl<'a> Node<'a> {
     #[track_caller]
     pub fn start(&mut self) {
         self.launch();
+        self.wait_ready();
+    }
+
+    /// Waits until its listeners are up.
+    ///
+    /// # Panics
+    /// When it ends, or is not ready within the limit.
+    #[track_caller]
+    pub fn wait_ready(&mut self) {
         within(READY_LIMIT, "the node to be ready", || {
             let process = self.process.as_mut().expect("started");
             if let Some(status) = process.ended() {

@@ -1,0 +1,192 @@
+//! Destinations that refuse, are unreachable, or do neither.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::{Duration, Instant};
+
+use e2e::{
+    Identity, Node, Products, Server, connect, free_port, http, http_get, measured, need, products, read_end,
+    silent_udp_socket,
+};
+
+/// The default connect timeout of the overlay.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const AT_ONCE: usize = 32;
+
+/// A node whose peer runs one server at overlay port 8080 and refuses every other port.
+struct Overlay {
+    _server: Server,
+    _live: Node<'static>,
+    live: Identity,
+    /// A peer that is known and not there.
+    absent: Identity,
+    _silence: std::net::UdpSocket,
+    own: Identity,
+}
+
+impl Overlay {
+    fn new(products: &Products) -> Overlay {
+        let server = Server::local(http("alive"));
+        let [live, own, mut absent] = Identity::several();
+        let silence = silent_udp_socket();
+        absent.endpoint = silence.local_addr().expect("bound");
+        let node =
+            Node::with(products, &live).peer(&own).ingress(format!("tcp:8080:{}", server.address())).start();
+        Overlay { _server: server, _live: node, live, absent, _silence: silence, own }
+    }
+
+    /// A node with an egress port to these destinations.
+    fn node(&self, products: &Products, destinations: &[String]) -> (Node<'static>, u16) {
+        let port = free_port();
+        let node = Node::with(products, &self.own).peer(&self.live).peer(&self.absent);
+        let node = destinations.iter().fold(node, |node, to| node.egress(format!("tcp:{port}:{to}")));
+        (node.start(), port)
+    }
+
+    fn alive(&self) -> String {
+        format!("{}:8080", self.live.v4)
+    }
+
+    /// The peer is there, the port is closed.
+    fn refusing(&self, port: u16) -> String {
+        format!("{}:{port}", self.live.v4)
+    }
+
+    /// The peer is not there.
+    fn blackholed(&self, port: u16) -> String {
+        format!("{}:{port}", self.absent.v4)
+    }
+}
+
+#[test]
+fn a_refusing_overlay_destination_ends_the_client_at_once() {
+    let products = need!(products());
+    let overlay = Overlay::new(&products);
+    let (node, port) = overlay.node(&products, &[overlay.refusing(9)]);
+    // The first one pays for the handshake.
+    for limit in [Duration::from_secs(4), Duration::from_secs(2)] {
+        let start = Instant::now();
+        let mut client = connect((Ipv4Addr::LOCALHOST, port)).expect("Envoy accepts");
+        let end = read_end(&mut client);
+        assert!(
+            !matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
+            "the client was left waiting"
+        );
+        assert!(start.elapsed() < limit, "took {:?}", start.elapsed());
+    }
+    assert_eq!(node.admin().stat(&format!("cluster.egress/tcp/{port}.upstream_cx_connect_timeout")), 0);
+    assert!(node.admin().stat(&format!("cluster.egress/tcp/{port}.upstream_cx_connect_fail")) >= 2);
+}
+
+#[test]
+fn an_unreachable_overlay_destination_ends_the_client_after_the_connect_timeout() {
+    let products = need!(products());
+    let overlay = Overlay::new(&products);
+    let (node, port) = overlay.node(&products, &[overlay.blackholed(80)]);
+    let start = Instant::now();
+    let mut client = connect((Ipv4Addr::LOCALHOST, port)).expect("Envoy accepts");
+    client.set_read_timeout(Some(Duration::from_secs(100))).expect("an open socket");
+    let end = read_end(&mut client);
+    let took = start.elapsed();
+    measured(&format!(
+        "the client of an unreachable destination was closed after {:.1} s",
+        took.as_secs_f64()
+    ));
+    assert!(
+        !matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
+        "the client was left waiting"
+    );
+    assert!(took >= CONNECT_TIMEOUT - Duration::from_millis(100), "gave up after {took:?}");
+    // A single destination is tried eight times at most, one connect timeout each.
+    assert!(took < 9 * CONNECT_TIMEOUT, "took {took:?}");
+    let log = node.access_log(&format!("egress/tcp/{port}"), 1);
+    assert!(
+        log[0].contains("timeout") || log[0].contains("UF"),
+        "the access log does not say why: {}",
+        log[0]
+    );
+}
+
+#[test]
+fn an_address_no_peer_has_ends_the_client_at_once() {
+    let products = need!(products());
+    let overlay = Overlay::new(&products);
+    let (_node, port) = overlay.node(&products, &["100.64.0.77:80".into()]);
+    let start = Instant::now();
+    let mut client = connect((Ipv4Addr::LOCALHOST, port)).expect("Envoy accepts");
+    let end = read_end(&mut client);
+    assert!(
+        !matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
+        "the client was left waiting"
+    );
+    assert!(start.elapsed() < Duration::from_secs(3), "took {:?}", start.elapsed());
+}
+
+#[test]
+fn a_refusing_local_destination_ends_the_overlay_client_at_once() {
+    let products = need!(products());
+    let identity = Identity::new(1);
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .expect("a port");
+    let port = free_port();
+    let _node = Node::with(&products, &identity)
+        .ingress(format!("tcp:8080:{closed}"))
+        .egress(format!("tcp:{port}:{}:8080", identity.v4))
+        .start();
+    let start = Instant::now();
+    let mut client = connect((Ipv4Addr::LOCALHOST, port)).expect("Envoy accepts");
+    let end = read_end(&mut client);
+    assert!(
+        !matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
+        "the client was left waiting"
+    );
+    assert!(start.elapsed() < Duration::from_secs(4), "took {:?}", start.elapsed());
+}
+
+#[test]
+fn two_of_three_destinations_refusing_no_client_sees_it() {
+    let products = need!(products());
+    let overlay = Overlay::new(&products);
+    let to = [overlay.refusing(9), overlay.alive(), overlay.refusing(10)];
+    everybody_is_served(&overlay, &products, &to, "two refusing");
+}
+
+#[test]
+fn two_of_three_destinations_blackholed_no_client_sees_it() {
+    let products = need!(products());
+    let overlay = Overlay::new(&products);
+    let to = [overlay.blackholed(9), overlay.blackholed(10), overlay.alive()];
+    everybody_is_served(&overlay, &products, &to, "two blackholed");
+}
+
+#[test]
+fn one_destination_refusing_and_one_blackholed_no_client_sees_it() {
+    let products = need!(products());
+    let overlay = Overlay::new(&products);
+    let to = [overlay.refusing(9), overlay.blackholed(9), overlay.alive()];
+    everybody_is_served(&overlay, &products, &to, "one refusing, one blackholed");
+}
+
+/// Many clients at once, the first of which are the first ever.
+fn everybody_is_served(overlay: &Overlay, products: &Products, destinations: &[String], what: &str) {
+    let (_node, port) = overlay.node(products, destinations);
+    for wave in ["cold", "warm"] {
+        let start = Instant::now();
+        let slowest = std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..AT_ONCE)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let page = http_get(port).expect("no client sees a dead destination");
+                        assert_eq!(page, "alive");
+                        start.elapsed()
+                    })
+                })
+                .collect();
+            clients.into_iter().map(|client| client.join().expect("served")).max()
+        });
+        measured(&format!(
+            "{what}, {AT_ONCE} clients at once, {wave}: all served, the slowest after {:.1} s",
+            slowest.unwrap_or_default().as_secs_f64()
+        ));
+    }
+}

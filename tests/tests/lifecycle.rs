@@ -1,0 +1,101 @@
+//! What happens when processes end, with and without warning.
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use e2e::{
+    Identity, Node, Server, Tunnel, connect, echo, eventually, free_port, http, http_get, need, products,
+    within,
+};
+use rustix::process::{Pid, Signal, kill_process};
+
+#[test]
+fn a_killed_envoy_is_started_again_and_carries_traffic() {
+    let products = need!(products());
+    let server = Server::local(http("again"));
+    let identity = Identity::new(1);
+    let port = free_port();
+    let mut node = Node::with(&products, &identity)
+        .ingress(format!("tcp:8080:{}", server.address()))
+        .egress(format!("tcp:{port}:{}:8080", identity.v4))
+        // nexd says that Envoy ended: somebody should know.
+        .expect_complaint("nvoy")
+        .start();
+    assert_eq!(http_get(port).expect("a page"), "again");
+
+    let first = node.envoy_id().expect("a running Envoy");
+    kill(first, Signal::KILL);
+    within(Duration::from_secs(15), "another Envoy", || node.envoy_id().filter(|envoy| *envoy != first));
+    within(Duration::from_secs(15), "traffic through the new Envoy", || http_get(port).ok());
+    assert!(node.process().ended().is_none(), "nexd goes on");
+    eventually("status Running", || node.nexctl_ok(&["status"]).contains("Running"));
+}
+
+#[test]
+fn sigterm_ends_a_node_within_the_drain_time_although_a_client_stays() {
+    let products = need!(products());
+    let server = Server::local(echo);
+    let mut tunnel = Tunnel::to(&products, server.address());
+    let mut client = connect(([127, 0, 0, 1], tunnel.port)).expect("a connection");
+    client.write_all(b"hello").expect("sent");
+    client.read_exact(&mut [0; 5]).expect("echoed");
+
+    let start = Instant::now();
+    // Fails by itself after the default drain time of 10 s and some grace.
+    let status = tunnel.two.stop(Signal::TERM);
+    e2e::measured(&format!(
+        "SIGTERM with a client that stays: ended after {:.1} s",
+        start.elapsed().as_secs_f64()
+    ));
+    assert!(status.success(), "an ordered end is a success: {status}");
+    client.set_read_timeout(Some(Duration::from_secs(5))).expect("an open socket");
+    let mut rest = Vec::new();
+    let end = client.read_to_end(&mut rest);
+    assert!(
+        !matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
+        "the client was not told"
+    );
+}
+
+#[test]
+fn sigterm_ends_an_idle_node_at_once() {
+    let products = need!(products());
+    let mut node = Node::with(&products, &Identity::new(1)).ingress("tcp:8080:127.0.0.1:9").start();
+    let start = Instant::now();
+    assert!(node.stop(Signal::TERM).success());
+    e2e::measured(&format!("SIGTERM when idle: ended after {:.1} s", start.elapsed().as_secs_f64()));
+    assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
+}
+
+#[test]
+fn a_killed_nexd_leaves_no_envoy_behind_and_can_be_started_again() {
+    let products = need!(products());
+    let server = Server::local(http("after the crash"));
+    let identity = Identity::new(1);
+    let port = free_port();
+    let mut node = Node::with(&products, &identity)
+        .ingress(format!("tcp:8080:{}", server.address()))
+        .egress(format!("tcp:{port}:{}:8080", identity.v4))
+        .start();
+    // Waits for the Envoy too.
+    node.stop(Signal::KILL);
+    node.start();
+    assert_eq!(http_get(port).expect("a page"), "after the crash");
+}
+
+#[test]
+fn traffic_resumes_when_the_other_node_comes_back() {
+    let products = need!(products());
+    let server = Server::local(http("back"));
+    let mut tunnel = Tunnel::to(&products, server.address());
+    assert_eq!(http_get(tunnel.port).expect("a page"), "back");
+    tunnel.one.stop(Signal::KILL);
+    tunnel.one.start();
+    // The restarted node has no session; the other one finds out by itself.
+    within(Duration::from_secs(40), "a page from the restarted node", || http_get(tunnel.port).ok());
+}
+
+fn kill(process: u32, signal: Signal) {
+    let id = i32::try_from(process).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(id, signal).expect("a running process");
+}
