@@ -1,6 +1,9 @@
 //! The bounds of a configuration, and the bounds a configuration sets.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::Problem;
 
@@ -30,6 +33,7 @@ pub struct Limits {
     /// TCP flows at one time, from 1 to 1,048,576.
     pub max_flows: usize,
     /// Bytes in all TCP buffers together, from 1 MiB to 1 TiB.
+    #[serde(deserialize_with = "large_number")]
     pub buffer_bytes: usize,
 }
 
@@ -44,6 +48,27 @@ impl Limits {
         range("max_flows", self.max_flows, 1, MAX_FLOWS)?;
         range("buffer_bytes", self.buffer_bytes, MIN_BUFFER_BYTES, MAX_BUFFER_BYTES)
     }
+}
+
+/// A number, or its digits as text: Envoy turns a number above 2,147,483,647 in a YAML file into text.
+fn large_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    struct LargeNumber;
+    impl Visitor<'_> for LargeNumber {
+        type Value = usize;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number")
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<usize, E> {
+            usize::try_from(number).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(number), &self))
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<usize, E> {
+            text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+        }
+    }
+    deserializer.deserialize_any(LargeNumber)
 }
 
 fn range(

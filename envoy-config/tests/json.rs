@@ -73,6 +73,15 @@ fn what_may_be_left_out_has_a_default() {
 }
 
 #[test]
+fn a_large_number_may_be_text_as_envoy_makes_it_from_yaml() {
+    for bytes in [json!(1_u64 << 40), json!("1099511627776")] {
+        let config =
+            tunnel(&json!({"networks": [network(&json!({"limits": {"buffer_bytes": bytes}}))]})).unwrap();
+        assert_eq!(config.networks[0].limits.buffer_bytes, 1 << 40);
+    }
+}
+
+#[test]
 fn an_address_without_a_length_is_one_address() {
     let config =
         tunnel(&json!({"networks": [network(&json!({"addresses": ["100.64.0.1", "fd00::1"]}))]})).unwrap();
@@ -129,6 +138,10 @@ fn each_rule_of_a_network() {
         (
             json!({"limits": {"buffer_bytes": 1000}}),
             "networks[0].limits.buffer_bytes: is 1000, give 1048576 to",
+        ),
+        (
+            json!({"limits": {"buffer_bytes": "1 GiB"}}),
+            "networks[0].limits.buffer_bytes: invalid value: string \"1 GiB\", expected a whole number",
         ),
         (json!({"limits": {"flows": 1}}), "networks[0].limits.flows: unknown field `flows`"),
     ];
