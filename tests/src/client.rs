@@ -79,8 +79,13 @@ mod tests {
 
     #[test]
     fn a_reset_is_seen_as_one() {
-        let server = Server::local(reset);
+        let server = Server::local(|mut stream| {
+            // Not before the client is through with connecting.
+            stream.read_exact(&mut [0]).expect("a byte");
+            reset(stream);
+        });
         let mut stream = connect(server.address()).expect("a connection");
+        stream.write_all(b"x").expect("sent");
         assert!(is_reset(&read_end(&mut stream)));
     }
 }

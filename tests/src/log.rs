@@ -27,18 +27,14 @@ pub fn complaints<'a>(log: &'a str, expected: &[String]) -> Vec<&'a str> {
 
 /// The access log lines of one listener, such as `egress/tcp/80`.
 pub fn access_log<'a>(log: &'a str, listener: &str) -> Vec<&'a str> {
-    // Log messages begin with a bracket (Envoy) or carry a level (nexd); access log lines do neither.
-    log.lines().filter(|line| mentions(line, listener) && is_access_log(line)).collect()
+    log.lines().filter(|line| names_first(line, listener)).collect()
 }
 
-fn is_access_log(line: &str) -> bool {
-    !line.starts_with('[') && line.contains("bytes")
-}
-
-/// Whether the line has the name as a whole, not as the beginning of a longer one.
-fn mentions(line: &str, name: &str) -> bool {
-    line.match_indices(name)
-        .any(|(at, _)| !line[at + name.len()..].starts_with(|next: char| next.is_ascii_digit()))
+/// Whether the line begins with this name; a time in brackets may stand before it.
+fn names_first(line: &str, name: &str) -> bool {
+    let after_time =
+        line.strip_prefix('[').and_then(|line| line.split_once("] ")).filter(|(time, _)| !time.contains('['));
+    after_time.map_or(line, |(_, rest)| rest).split_whitespace().next() == Some(name)
 }
 
 fn severity(line: &str) -> Option<Severity> {
@@ -68,8 +64,9 @@ mod tests {
 [2026-01-01 00:00:00.000][12][info][main] [source/server/server.cc:1] starting, 0 bytes
 [2026-01-01 00:00:00.001][12][warning][dynamic_modules] [x.cc:2] peer 1 is unreachable
 2026-01-01T00:00:00Z  WARN nexd: Envoy ended
-egress/tcp/80 100.64.0.1 12 bytes
-egress/tcp/8080 100.64.0.1 13 bytes
+[2026-01-01T00:00:00.000Z] egress/tcp/80 100.64.0.1 sent=12
+egress/tcp/8080 100.64.0.1 sent=13
+[2026-01-01 00:00:00.001][12][info][x] egress/tcp/80 is up
 ";
 
     #[test]
@@ -83,6 +80,9 @@ egress/tcp/8080 100.64.0.1 13 bytes
 
     #[test]
     fn a_listener_is_not_mistaken_for_a_longer_name() {
-        assert_eq!(access_log(LOG, "egress/tcp/80"), ["egress/tcp/80 100.64.0.1 12 bytes"]);
+        assert_eq!(
+            access_log(LOG, "egress/tcp/80"),
+            ["[2026-01-01T00:00:00.000Z] egress/tcp/80 100.64.0.1 sent=12"]
+        );
     }
 }

