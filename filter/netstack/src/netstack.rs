@@ -1,117 +1,268 @@
-//! The stack itself.
+//! The stack itself: what comes in goes to its part, what goes out is put into batches.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+
+use crate::batch::Batch;
+use crate::ip::icmp::{self, ErrorLimit};
+use crate::ip::{self, Malformed, Outbox, Packet};
+use crate::tcp::segment::Tuple;
+use crate::tcp::{Context, Tcp};
+use crate::wireguard::{PeerId, Wireguard};
 use crate::{
-    Config, ConfigError, ConnectError, Event, FlowId, Instant, PeerConfig, PeerStatus, Stats, Transmit,
+    Config, ConfigError, ConnectError, Event, FlowId, Instant, MAX_MTU, MIN_MTU, PeerConfig, PeerStatus,
+    Stats, Transmit,
 };
 
-/// One WireGuard interface with its TCP/IP stack.
+/// Segments that a flow sends before the next one has its turn.
+const TURN: usize = 32;
+/// Packets to ourselves that one `handle_timeout` delivers.
+const LOOPBACK_BUDGET: usize = 1024;
+
+/// One WireGuard interface with its TCP/IP stack. See the crate's documentation for the order of calls.
 pub struct Netstack {
+    now: Instant,
+    addresses: Vec<IpNet>,
+    wireguard: Wireguard,
+    tcp: Tcp,
+    /// Packets the stack makes by itself.
+    outbox: Outbox,
+    /// Packets to ourselves.
+    loopback: Outbox,
+    errors: ErrorLimit,
     stats: Stats,
+    /// A datagram that did not fit into the last batch.
+    held_back: Option<(SocketAddr, Vec<u8>)>,
+    /// Flows to ourselves that wait for room in `loopback`.
+    waiting: Vec<FlowId>,
+    packet: Vec<u8>,
 }
 
-#[expect(
-    unused_variables,
-    clippy::needless_pass_by_value,
-    clippy::needless_pass_by_ref_mut,
-    reason = "the interface comes first"
-)]
+/// Where a packet goes.
+enum Route {
+    Own,
+    Peer(PeerId),
+}
+
 impl Netstack {
     /// A stack without peers.
     ///
     /// # Errors
     /// When the configuration cannot be used.
     pub fn new(config: Config, now: Instant) -> Result<Self, ConfigError> {
-        Ok(Self { stats: Stats::default() })
+        let Config { private_key, addresses, mtu, limits, seed } = config;
+        if !(MIN_MTU..=MAX_MTU).contains(&mtu) {
+            return Err(ConfigError::Mtu(mtu));
+        }
+        if addresses.is_empty() {
+            return Err(ConfigError::NoAddress);
+        }
+        if let Some(net) = addresses.iter().find(|net| !ip::is_host(net.addr())) {
+            return Err(ConfigError::Address(net.addr()));
+        }
+        let least = usize::from(mtu);
+        for (name, value) in
+            [("flow_send_buffer", limits.flow_send_buffer), ("flow_recv_buffer", limits.flow_recv_buffer)]
+        {
+            // smoltcp panics above 1 GiB; below one segment nothing moves.
+            if !(least..=1 << 30).contains(&value) {
+                return Err(ConfigError::Limit(name));
+            }
+        }
+        Ok(Self {
+            now,
+            addresses,
+            wireguard: Wireguard::new(now, private_key, mtu),
+            tcp: Tcp::new(now, seed, mtu, limits),
+            outbox: Outbox::default(),
+            loopback: Outbox::default(),
+            errors: ErrorLimit::new(now),
+            stats: Stats::default(),
+            held_back: None,
+            waiting: Vec::new(),
+            packet: Vec::new(),
+        })
     }
 
-    /// Replaces the set of peers. A peer that stays (same public and preshared key) keeps its sessions.
+    /// Replaces the set of peers. A peer that stays (same public and preshared key) keeps its sessions, and the endpoint it
+    /// roamed to unless the configured one changed.
     ///
     /// # Errors
     /// When the list contradicts itself; nothing is changed then.
     pub fn set_peers(&mut self, now: Instant, peers: Vec<PeerConfig>) -> Result<(), ConfigError> {
+        self.advance(now);
+        self.wireguard.set_peers(self.now, peers, &mut self.stats)?;
+        self.tcp.unpark_all();
         Ok(())
     }
 
     /// Accepts SYNs for a TCP port from now on.
-    pub fn listen(&mut self, port: u16) {}
+    pub fn listen(&mut self, port: u16) {
+        self.tcp.listen(port);
+    }
 
     /// Answers new SYNs for a TCP port with RST from now on; live flows stay.
-    pub fn unlisten(&mut self, port: u16) {}
+    pub fn unlisten(&mut self, port: u16) {
+        self.tcp.unlisten(port);
+    }
 
     /// Opens a flow. One of our own addresses loops back inside the stack.
     ///
     /// # Errors
     /// When no flow can be made.
     pub fn connect(&mut self, now: Instant, remote: SocketAddr) -> Result<FlowId, ConnectError> {
-        Err(ConnectError::NoRoute)
+        self.advance(now);
+        if remote.port() == 0 || !ip::is_host(remote.ip()) {
+            return Err(ConnectError::InvalidDestination);
+        }
+        let local = match self.route(remote.ip()).ok_or(ConnectError::NoRoute)? {
+            Route::Own => remote.ip(),
+            Route::Peer(_) => self.source_for(remote.ip()).ok_or(ConnectError::NoSourceAddress)?,
+        };
+        let (tcp, mut cx) = self.tcp();
+        tcp.connect(&mut cx, local, remote)
     }
 
     /// Answers a held SYN with SYN|ACK.
-    pub fn accept(&mut self, now: Instant, flow: FlowId) {}
+    pub fn accept(&mut self, now: Instant, flow: FlowId) {
+        self.advance(now);
+        let (tcp, mut cx) = self.tcp();
+        tcp.accept(&mut cx, flow);
+    }
 
     /// Answers a held SYN with RST and forgets the flow.
-    pub fn reject(&mut self, now: Instant, flow: FlowId) {}
+    pub fn reject(&mut self, now: Instant, flow: FlowId) {
+        self.advance(now);
+        let (tcp, mut cx) = self.tcp();
+        tcp.reject(&mut cx, flow);
+    }
 
-    /// Takes bytes to send. 0: full or not open for sending; `Writable` follows when there is room.
+    /// Takes bytes to send. Fewer than given: full, or not open for sending; `Writable` follows when there is room.
     pub fn send(&mut self, now: Instant, flow: FlowId, data: &[u8]) -> usize {
-        0
+        self.advance(now);
+        self.tcp.send(flow, data)
     }
 
     /// How many bytes `send` would take.
     #[must_use]
     pub fn send_capacity(&self, flow: FlowId) -> usize {
-        0
+        self.tcp.send_capacity(flow)
     }
 
     /// Bytes taken by `send` that the peer has not acknowledged.
     #[must_use]
     pub fn unsent(&self, flow: FlowId) -> usize {
-        0
+        self.tcp.unsent(flow)
     }
 
     /// Hands out received bytes; reading opens the window.
     pub fn recv(&mut self, now: Instant, flow: FlowId, out: &mut [u8]) -> usize {
-        0
+        self.advance(now);
+        let (tcp, mut cx) = self.tcp();
+        tcp.recv(&mut cx, flow, out)
     }
 
     /// How many bytes `recv` would hand out.
     #[must_use]
     pub fn recv_available(&self, flow: FlowId) -> usize {
-        0
+        self.tcp.recv_available(flow)
     }
 
-    /// Sends FIN after everything that was taken (half-close).
-    pub fn finish(&mut self, now: Instant, flow: FlowId) {}
+    /// Sends FIN after everything that was taken (half-close). Asked for before `Connected`, it waits for that.
+    pub fn finish(&mut self, now: Instant, flow: FlowId) {
+        self.advance(now);
+        self.tcp.finish(flow);
+    }
 
     /// Sends RST (when synchronized) and forgets the flow: no event follows.
-    pub fn abort(&mut self, now: Instant, flow: FlowId) {}
-
-    /// The owner is done with the handle: no event follows. TCP lives on inside until it is through.
-    pub fn release(&mut self, now: Instant, flow: FlowId) {}
-
-    /// Takes one UDP datagram.
-    pub fn handle_datagram(&mut self, now: Instant, remote: SocketAddr, datagram: &[u8]) {}
-
-    /// Runs what is due.
-    pub fn handle_timeout(&mut self, now: Instant) {}
-
-    /// When to call `handle_timeout` at the latest.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+    pub fn abort(&mut self, now: Instant, flow: FlowId) {
+        self.advance(now);
+        let (tcp, mut cx) = self.tcp();
+        tcp.abort(&mut cx, flow);
     }
 
-    /// Fills `buffer` (cleared first) with one or more datagrams for one destination: at most 64 of one size and
-    /// 64 KiB together.
+    /// The owner is done with the handle: no event follows. What was taken is still sent, then FIN; TCP lives on inside
+    /// until it is through or makes no progress for `Limits::linger`. Bytes nobody has read, or that arrive later, turn it
+    /// into an abort.
+    pub fn release(&mut self, now: Instant, flow: FlowId) {
+        self.advance(now);
+        let (tcp, mut cx) = self.tcp();
+        tcp.release(&mut cx, flow);
+    }
+
+    /// Takes one UDP datagram.
+    pub fn handle_datagram(&mut self, now: Instant, remote: SocketAddr, datagram: &[u8]) {
+        self.advance(now);
+        self.stats.rx_datagrams += 1;
+        self.stats.rx_bytes += datagram.len() as u64;
+        let mut packet = std::mem::take(&mut self.packet);
+        packet.clear();
+        if let Some((peer, inner)) = self.wireguard.receive(self.now, remote, datagram, &mut self.stats) {
+            packet.extend_from_slice(inner);
+            self.receive(Some(peer), &packet);
+        }
+        self.packet = packet;
+        while let Some(peer) = self.wireguard.take_opened() {
+            self.tcp.unpark(peer);
+        }
+    }
+
+    /// Runs what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.advance(now);
+        self.wireguard.handle_timeout(self.now, &mut self.stats);
+        for _ in 0..LOOPBACK_BUDGET {
+            let Some(packet) = self.loopback.pop() else { break };
+            self.receive(None, &packet);
+        }
+        for flow in std::mem::take(&mut self.waiting) {
+            self.tcp.again(flow);
+        }
+        let (tcp, mut cx) = self.tcp();
+        tcp.handle_timeout(&mut cx);
+    }
+
+    /// When to call `handle_timeout` at the latest. In the past when there is something to do at once: packets to
+    /// ourselves, or events that came up while sending.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if !self.loopback.is_empty() || !self.waiting.is_empty() || self.tcp.has_events() {
+            return Some(self.now);
+        }
+        [self.wireguard.poll_timeout(), self.tcp.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Fills `buffer` (cleared first) with one or more datagrams for one destination: at most 64 of one size (the last may be
+    /// shorter) and what one UDP send can carry together.
     pub fn poll_transmit(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Option<Transmit> {
-        None
+        self.advance(now);
+        let mut batch = Batch::new(buffer);
+        if let Some((destination, datagram)) = self.held_back.take() {
+            batch.add(destination, &datagram);
+        } else if let Some((destination, datagram)) = self.wireguard.poll_datagram() {
+            batch.add(destination, &datagram);
+            // A handshake message: nothing else has its size.
+            batch.close();
+        }
+        let mut packet = std::mem::take(&mut self.packet);
+        self.fill_from_outbox(&mut batch);
+        self.fill_from_flows(&mut batch, &mut packet);
+        self.packet = packet;
+        if batch.is_empty() {
+            // Looking for something to send may have started a handshake.
+            let (destination, datagram) = self.wireguard.poll_datagram()?;
+            batch.add(destination, &datagram);
+        }
+        let (datagrams, bytes, transmit) = batch.finish()?;
+        self.stats.tx_datagrams += datagrams as u64;
+        self.stats.tx_bytes += bytes as u64;
+        Some(transmit)
     }
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        None
+        self.tcp.poll_event(&mut self.stats)
     }
 
     /// Counters and gauges.
@@ -122,6 +273,178 @@ impl Netstack {
 
     /// The state of every peer.
     pub fn peers(&self) -> impl Iterator<Item = PeerStatus> {
-        std::iter::empty()
+        self.wireguard.status(self.now)
+    }
+
+    /// Time never runs backwards in here: boringtun's arithmetic would panic.
+    fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    fn tcp(&mut self) -> (&mut Tcp, Context<'_>) {
+        (&mut self.tcp, Context { now: self.now, outbox: &mut self.outbox, stats: &mut self.stats })
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|net| net.addr() == address)
+    }
+
+    fn route(&self, address: IpAddr) -> Option<Route> {
+        if self.is_own(address) { Some(Route::Own) } else { self.wireguard.route(address).map(Route::Peer) }
+    }
+
+    /// An address of ours in the destination's network, or else the first of its family.
+    fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
+        let family = || self.addresses.iter().filter(|net| net.addr().is_ipv4() == destination.is_ipv4());
+        family().find(|net| net.contains(&destination)).or_else(|| family().next()).map(IpNet::addr)
+    }
+
+    /// Takes an inner packet; `None` is ourselves.
+    fn receive(&mut self, from: Option<PeerId>, bytes: &[u8]) {
+        let packet = match Packet::parse(bytes) {
+            Ok(packet) => packet,
+            Err(Malformed::Header) => {
+                self.stats.bad_packet += 1;
+                return;
+            }
+            Err(Malformed::Fragment) => {
+                self.stats.fragment += 1;
+                return;
+            }
+        };
+        // Nobody speaks for us, and nobody for another peer.
+        if from.is_some() && (self.is_own(packet.source) || self.wireguard.route(packet.source) != from) {
+            self.stats.bad_source += 1;
+            return;
+        }
+        if !self.is_own(packet.destination) {
+            self.stats.not_ours += 1;
+            return;
+        }
+        match packet.protocol {
+            ip::TCP => {
+                let (tcp, mut cx) = self.tcp();
+                tcp.receive(&mut cx, &packet);
+            }
+            ip::UDP => self.refuse_udp(&packet),
+            ip::ICMP | ip::ICMPV6 => self.receive_icmp(&packet),
+            _ => self.stats.unhandled += 1,
+        }
+    }
+
+    fn receive_icmp(&mut self, packet: &Packet<'_>) {
+        if let Some(reply) = icmp::echo_reply(packet) {
+            if self.outbox.push(reply, &mut self.stats) {
+                self.stats.echo_replies += 1;
+            }
+        } else if let Some((local, remote, seq)) = icmp::unreachable_flow(packet) {
+            let (tcp, mut cx) = self.tcp();
+            tcp.unreachable(&mut cx, Tuple { local, remote }, seq);
+        } else {
+            self.stats.unhandled += 1;
+        }
+    }
+
+    fn refuse_udp(&mut self, packet: &Packet<'_>) {
+        if !self.errors.take(self.now) {
+            self.stats.icmp_limited += 1;
+        } else if self.outbox.push(icmp::port_unreachable(packet), &mut self.stats) {
+            self.stats.unreachable_sent += 1;
+        }
+    }
+
+    fn fill_from_outbox(&mut self, batch: &mut Batch<'_>) {
+        while !batch.is_full()
+            && let Some(mut packet) = self.outbox.pop()
+        {
+            let destination = Packet::parse(&packet).ok().map(|packet| packet.destination);
+            match destination.and_then(|destination| self.route(destination)) {
+                Some(Route::Own) => {
+                    self.loopback.push(packet, &mut self.stats);
+                }
+                Some(Route::Peer(peer)) => match self.wireguard.open(self.now, peer, &mut self.stats) {
+                    Some(endpoint) if !batch.goes_to(endpoint) => {
+                        self.outbox.unpop(packet);
+                        return;
+                    }
+                    Some(endpoint) => self.seal(batch, peer, endpoint, &mut packet),
+                    None => self.stats.unroutable += 1,
+                },
+                None => self.stats.unroutable += 1,
+            }
+        }
+    }
+
+    fn fill_from_flows(&mut self, batch: &mut Batch<'_>, packet: &mut Vec<u8>) {
+        while !batch.is_full()
+            && let Some(flow) = self.tcp.next_ready()
+        {
+            match self.tcp.remote(flow).and_then(|remote| self.route(remote)) {
+                None => self.park(flow, None),
+                Some(Route::Own) => self.loop_back(flow, packet),
+                Some(Route::Peer(peer)) => match self.wireguard.open(self.now, peer, &mut self.stats) {
+                    None => {
+                        self.wireguard.want(self.now, peer, &mut self.stats);
+                        self.park(flow, Some(peer));
+                    }
+                    Some(endpoint) if !batch.goes_to(endpoint) => {
+                        self.tcp.again_first(flow);
+                        return;
+                    }
+                    Some(endpoint) => self.take_turn(batch, flow, peer, endpoint, packet),
+                },
+            }
+        }
+    }
+
+    fn take_turn(
+        &mut self,
+        batch: &mut Batch<'_>,
+        flow: FlowId,
+        peer: PeerId,
+        endpoint: SocketAddr,
+        packet: &mut Vec<u8>,
+    ) {
+        for _ in 0..TURN {
+            if batch.is_full() {
+                break;
+            }
+            let (tcp, mut cx) = self.tcp();
+            if !tcp.next_segment(&mut cx, flow, packet) {
+                return;
+            }
+            self.seal(batch, peer, endpoint, packet);
+        }
+        self.tcp.again(flow);
+    }
+
+    fn park(&mut self, flow: FlowId, peer: Option<PeerId>) {
+        let (tcp, mut cx) = self.tcp();
+        tcp.park(&mut cx, flow, peer);
+    }
+
+    /// A flow to ourselves: its segments are received at the next `handle_timeout`.
+    fn loop_back(&mut self, flow: FlowId, packet: &mut Vec<u8>) {
+        for _ in 0..TURN {
+            if self.loopback.is_full() {
+                self.waiting.push(flow);
+                return;
+            }
+            let (tcp, mut cx) = self.tcp();
+            if !tcp.next_segment(&mut cx, flow, packet) {
+                return;
+            }
+            self.loopback.push(packet.clone(), &mut self.stats);
+        }
+        self.tcp.again(flow);
+    }
+
+    fn seal(&mut self, batch: &mut Batch<'_>, peer: PeerId, endpoint: SocketAddr, packet: &mut Vec<u8>) {
+        let (now, stats, wireguard) = (self.now, &mut self.stats, &mut self.wireguard);
+        if let Some(datagram) =
+            batch.add_with(endpoint, |buffer| wireguard.seal(now, peer, packet, buffer, stats))
+        {
+            self.held_back = Some((endpoint, datagram));
+        }
     }
 }

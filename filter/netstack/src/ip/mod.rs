@@ -1,0 +1,85 @@
+//! Inner IP packets: reading their headers, writing the few that the stack makes itself.
+
+pub(crate) mod icmp;
+mod outbox;
+mod parse;
+
+pub(crate) use outbox::Outbox;
+pub(crate) use parse::{Malformed, Packet, is_host};
+
+use std::net::IpAddr;
+
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+pub(crate) const ICMPV6: u8 = 58;
+
+/// Length of the header that [`compose`] writes.
+const fn header_len(address: IpAddr) -> usize {
+    match address {
+        IpAddr::V4(_) => 20,
+        IpAddr::V6(_) => 40,
+    }
+}
+
+/// An IP packet without options around `payload`. Both addresses have to be of one family.
+pub(crate) fn compose(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0; header_len(source) + payload.len()];
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let total = u16::try_from(packet.len()).unwrap_or(u16::MAX);
+            packet[0] = 0x45;
+            packet[2..4].copy_from_slice(&total.to_be_bytes());
+            packet[6] = 0x40; // don't fragment
+            packet[8] = 64;
+            packet[9] = protocol;
+            packet[12..16].copy_from_slice(&source.octets());
+            packet[16..20].copy_from_slice(&destination.octets());
+            let sum = checksum(0, &packet[..20]);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            packet[0] = 0x60;
+            packet[4..6].copy_from_slice(&u16::try_from(payload.len()).unwrap_or(u16::MAX).to_be_bytes());
+            packet[6] = protocol;
+            packet[7] = 64;
+            packet[8..24].copy_from_slice(&source.octets());
+            packet[24..40].copy_from_slice(&destination.octets());
+        }
+        _ => {}
+    }
+    let start = packet.len() - payload.len();
+    packet[start..].copy_from_slice(payload);
+    packet
+}
+
+/// The Internet checksum (RFC 1071) of `data`, on top of a partial sum.
+pub(crate) fn checksum(partial: u32, data: &[u8]) -> u16 {
+    let mut sum = partial;
+    let mut words = data.chunks_exact(2);
+    for word in &mut words {
+        sum += u32::from(u16::from_be_bytes([word[0], word[1]]));
+    }
+    if let [last] = words.remainder() {
+        sum += u32::from(*last) << 8;
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::try_from(sum).unwrap_or_default()
+}
+
+/// The partial sum of the pseudo header for TCP, UDP and ICMPv6 (RFC 9293 section 3.1, RFC 8200 section 8.1).
+pub(crate) fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> u32 {
+    let add = |sum: u32, octets: &[u8]| {
+        octets.chunks_exact(2).fold(sum, |sum, word| sum + u32::from(u16::from_be_bytes([word[0], word[1]])))
+    };
+    let mut sum = u32::from(protocol) + u32::try_from(len).unwrap_or_default();
+    for address in [source, destination] {
+        sum = match address {
+            IpAddr::V4(address) => add(sum, &address.octets()),
+            IpAddr::V6(address) => add(sum, &address.octets()),
+        };
+    }
+    sum
+}

@@ -1,0 +1,381 @@
+//! The TCP engine: segments in, segments out, stream bytes, deadlines. smoltcp is behind this file and nowhere else.
+//!
+//! smoltcp looks at every socket of a set for every packet, so each flow has a set of its own with one socket; all share
+//! one `Interface`. Cost per packet is then flat in the number of flows.
+
+use smoltcp::iface::{Interface, SocketHandle, SocketSet, SocketStorage};
+use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
+use smoltcp::wire::{HardwareAddress, IpEndpoint};
+
+use super::segment::{Segment, Tuple};
+use crate::ip::Packet;
+use crate::{Instant, Limits};
+
+/// What all engines of a stack share.
+pub(super) struct Shared {
+    interface: Interface,
+    mtu: usize,
+}
+
+impl Shared {
+    pub(super) fn new(now: Instant, seed: u64, mtu: u16) -> Self {
+        let mtu = usize::from(mtu);
+        let mut config = smoltcp::iface::Config::new(HardwareAddress::Ip);
+        // Initial sequence numbers come from here.
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, &mut Port::closed(mtu), smol(now));
+        // The stack has checked the destination before a packet gets here.
+        interface.set_any_ip(true);
+        Self { interface, mtu }
+    }
+}
+
+/// Where a flow is in its life, as far as its owner can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// SYN_SENT, SYN_RECEIVED.
+    Opening,
+    /// ESTABLISHED to LAST_ACK.
+    Open,
+    /// Both FINs are exchanged and ours is acknowledged; the tuple has to rest.
+    TimeWait,
+    /// Nothing more comes or goes.
+    Closed,
+}
+
+/// One flow's TCP.
+pub(super) struct Engine {
+    set: SocketSet<'static>,
+    handle: SocketHandle,
+    /// `finish` was asked for, smoltcp was not told yet: it would forget the SYN.
+    finish_wanted: bool,
+    /// The last segment we sent was a SYN: smoltcp then takes its unscaled window for a scaled one.
+    last_sent_syn: bool,
+    peer_finished: bool,
+    /// Initial sequence numbers, ours and the peer's.
+    iss: u32,
+    irs: u32,
+    /// The end of the last segment sent.
+    sent_end: u32,
+    /// Stream bytes taken from the owner and given to the owner.
+    enqueued: u64,
+    dequeued: u64,
+}
+
+impl Engine {
+    /// An active open.
+    pub(super) fn connect(shared: &mut Shared, tuple: Tuple, limits: &Limits) -> Option<Self> {
+        let mut engine = Self::new(limits);
+        let remote = IpEndpoint::new(tuple.remote.ip().into(), tuple.remote.port());
+        let local = IpEndpoint::new(tuple.local.ip().into(), tuple.local.port());
+        let socket = engine.set.get_mut::<Socket<'_>>(engine.handle);
+        socket.connect(shared.interface.context(), remote, local).ok()?;
+        Some(engine)
+    }
+
+    /// A passive open: the answer to a SYN that `receive` is given next.
+    pub(super) fn listen(tuple: Tuple, limits: &Limits) -> Option<Self> {
+        let mut engine = Self::new(limits);
+        let local = IpEndpoint::new(tuple.local.ip().into(), tuple.local.port());
+        engine.socket_mut().listen(local).ok()?;
+        Some(engine)
+    }
+
+    fn new(limits: &Limits) -> Self {
+        // Zeroed memory of this size comes lazily from the operating system: untouched pages cost nothing.
+        let recv = SocketBuffer::new(vec![0; limits.flow_recv_buffer]);
+        let send = SocketBuffer::new(vec![0; limits.flow_send_buffer]);
+        let mut socket = Socket::new(recv, send);
+        socket.set_congestion_control(CongestionControl::Cubic);
+        socket.set_timeout(Some(limits.user_timeout.into()));
+        // Set before the SYN: set later, smoltcp would probe at once.
+        socket.set_keep_alive(Some(limits.keepalive.into()));
+        let mut set = SocketSet::new(vec![SocketStorage::EMPTY]);
+        let handle = set.add(socket);
+        Self {
+            set,
+            handle,
+            finish_wanted: false,
+            last_sent_syn: false,
+            peer_finished: false,
+            iss: 0,
+            irs: 0,
+            sent_end: 0,
+            enqueued: 0,
+            dequeued: 0,
+        }
+    }
+
+    /// Takes a segment of this flow; an answer that cannot wait for `transmit` goes into `reply`.
+    pub(super) fn receive(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        packet: &Packet<'_>,
+        segment: &Segment,
+        reply: &mut Vec<u8>,
+    ) {
+        let opening = self.phase() == Phase::Opening || self.socket().state() == State::Listen;
+        if self.socket().state() == State::SynSent && segment.opens() {
+            // A simultaneous open: two ephemeral ports never call each other.
+            return;
+        }
+        if opening && segment.is_syn() {
+            self.irs = segment.seq;
+        }
+        if self.last_sent_syn && !segment.is_syn() && !self.fits(segment) {
+            return;
+        }
+        let mut port = Port { rx: Some(packet.bytes), tx: Some(reply), mtu: shared.mtu };
+        shared.interface.poll_ingress_single(smol(now), &mut port, &mut self.set);
+        if !reply.is_empty() {
+            self.sent(reply);
+        }
+        self.peer_finished |= matches!(
+            self.socket().state(),
+            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
+        );
+        self.finish_if_open();
+    }
+
+    /// Whether the payload lies within the receive buffer. smoltcp would panic otherwise, until it has sent a window
+    /// that is not a SYN's.
+    fn fits(&self, segment: &Segment) -> bool {
+        let beyond = segment.seq.wrapping_add(segment.payload_len).wrapping_sub(self.rcv_nxt());
+        let free = self.socket().recv_capacity() - self.socket().recv_queue();
+        beyond.cast_signed() <= i32::try_from(free).unwrap_or(i32::MAX)
+    }
+
+    /// Writes the next segment into `out`. False: nothing to send (now). Without `out` only timers run.
+    pub(super) fn transmit(&mut self, shared: &mut Shared, now: Instant, out: Option<&mut Vec<u8>>) -> bool {
+        self.finish_if_open();
+        let opening = self.phase() == Phase::Opening;
+        // Nagle while full segments are waiting (smoltcp cuts small ones off a bulk transfer otherwise), off for the
+        // rest, which is a message's end.
+        let bulk = self.waiting() >= shared.mtu;
+        self.socket_mut().set_nagle_enabled(bulk);
+        let Some(out) = out else {
+            let mut port = Port::closed(shared.mtu);
+            shared.interface.poll_egress(smol(now), &mut port, &mut self.set);
+            return false;
+        };
+        out.clear();
+        let mut port = Port { rx: None, tx: Some(out), mtu: shared.mtu };
+        shared.interface.poll_egress(smol(now), &mut port, &mut self.set);
+        if out.is_empty() {
+            return false;
+        }
+        if opening && self.phase() == Phase::Closed {
+            // smoltcp sends RST when a SYN was not answered in time; nobody is there to read it.
+            out.clear();
+            return false;
+        }
+        self.sent(out);
+        true
+    }
+
+    /// Notes what a segment of ours tells.
+    fn sent(&mut self, packet: &[u8]) {
+        let segment = Packet::parse(packet).ok().and_then(|packet| Segment::parse(packet.payload));
+        if let Some(segment) = segment {
+            if segment.is_syn() {
+                self.iss = segment.seq;
+            }
+            self.last_sent_syn = segment.is_syn();
+            self.sent_end = segment.end();
+        }
+    }
+
+    pub(super) fn send(&mut self, data: &[u8]) -> usize {
+        if self.finish_wanted {
+            return 0;
+        }
+        let taken = self.socket_mut().send_slice(data).unwrap_or(0);
+        self.enqueued += taken as u64;
+        taken
+    }
+
+    pub(super) fn send_room(&self) -> usize {
+        let socket = self.socket();
+        if self.finish_wanted || !socket.may_send() {
+            0
+        } else {
+            socket.send_capacity() - socket.send_queue()
+        }
+    }
+
+    pub(super) fn send_buffer(&self) -> usize {
+        self.socket().send_capacity()
+    }
+
+    /// Bytes that the peer has not acknowledged.
+    pub(super) fn unacknowledged(&self) -> usize {
+        self.socket().send_queue()
+    }
+
+    /// Bytes that were never sent.
+    fn waiting(&self) -> usize {
+        let end = self.stream_end(self.iss, self.enqueued);
+        let waiting = end.wrapping_sub(self.sent_end) as usize;
+        // After a retransmission the arithmetic can be off; it steers only the size of segments.
+        if waiting <= self.unacknowledged() { waiting } else { 0 }
+    }
+
+    pub(super) fn recv(&mut self, out: &mut [u8]) -> usize {
+        let given = self.socket_mut().recv_slice(out).unwrap_or(0);
+        self.dequeued += given as u64;
+        given
+    }
+
+    pub(super) fn recv_available(&self) -> usize {
+        self.socket().recv_queue()
+    }
+
+    /// Takes everything that was received and not read.
+    pub(super) fn drain(&mut self) -> Vec<u8> {
+        let mut rest = vec![0; self.recv_available()];
+        let given = self.recv(&mut rest);
+        rest.truncate(given);
+        rest
+    }
+
+    pub(super) fn finish(&mut self) {
+        self.finish_wanted = true;
+        self.finish_if_open();
+    }
+
+    fn finish_if_open(&mut self) {
+        if self.finish_wanted && matches!(self.socket().state(), State::Established | State::CloseWait) {
+            self.socket_mut().close();
+        }
+    }
+
+    /// The next segment will be an RST.
+    pub(super) fn abort(&mut self) {
+        self.socket_mut().abort();
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match self.socket().state() {
+            State::SynSent | State::SynReceived => Phase::Opening,
+            State::TimeWait => Phase::TimeWait,
+            // smoltcp goes back to LISTEN when a half-open flow is reset.
+            State::Closed | State::Listen => Phase::Closed,
+            _ => Phase::Open,
+        }
+    }
+
+    /// Our FIN is sent, or will be, and is not acknowledged yet, while the peer's has been received.
+    pub(super) fn is_last_ack(&self) -> bool {
+        self.socket().state() == State::LastAck
+    }
+
+    /// The peer's FIN was received, and so was every byte before it.
+    pub(super) fn peer_finished(&self) -> bool {
+        self.peer_finished
+    }
+
+    /// The next sequence number of ours, once both directions are closed.
+    pub(super) fn snd_nxt(&self) -> u32 {
+        self.stream_end(self.iss, self.enqueued).wrapping_add(1)
+    }
+
+    /// The next sequence number expected from the peer.
+    pub(super) fn rcv_nxt(&self) -> u32 {
+        let received = self.dequeued + self.recv_available() as u64;
+        self.stream_end(self.irs, received).wrapping_add(u32::from(self.peer_finished))
+    }
+
+    /// The sequence number after a SYN and `bytes` of stream: it wraps by design.
+    #[expect(clippy::cast_possible_truncation, reason = "sequence numbers are the lower 32 bits")]
+    fn stream_end(&self, initial: u32, bytes: u64) -> u32 {
+        initial.wrapping_add(1).wrapping_add(bytes as u32)
+    }
+
+    /// The initial sequence number, while the SYN is on its way.
+    pub(super) fn syn_seq(&self) -> Option<u32> {
+        (self.socket().state() == State::SynSent).then_some(self.iss)
+    }
+
+    /// When `transmit` has to be called at the latest.
+    pub(super) fn deadline(&self, shared: &mut Shared, now: Instant) -> Option<Instant> {
+        let at = shared.interface.poll_at(smol(now), &self.set)?;
+        Some(Instant::from_micros(u64::try_from(at.total_micros()).unwrap_or(0)))
+    }
+
+    fn socket(&self) -> &Socket<'static> {
+        self.set.get(self.handle)
+    }
+
+    fn socket_mut(&mut self) -> &mut Socket<'static> {
+        self.set.get_mut(self.handle)
+    }
+}
+
+fn smol(now: Instant) -> smoltcp::time::Instant {
+    smoltcp::time::Instant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// A network device that holds one packet each way.
+struct Port<'a> {
+    rx: Option<&'a [u8]>,
+    tx: Option<&'a mut Vec<u8>>,
+    mtu: usize,
+}
+
+impl Port<'_> {
+    fn closed(mtu: usize) -> Self {
+        Self { rx: None, tx: None, mtu }
+    }
+}
+
+impl Device for Port<'_> {
+    type RxToken<'b>
+        = Received<'b>
+    where
+        Self: 'b;
+    type TxToken<'b>
+        = Sent<'b>
+    where
+        Self: 'b;
+
+    fn receive(&mut self, _now: smoltcp::time::Instant) -> Option<(Received<'_>, Sent<'_>)> {
+        let tx = self.tx.as_deref_mut()?;
+        Some((Received(self.rx.take()?), Sent(tx)))
+    }
+
+    fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Sent<'_>> {
+        self.tx.as_deref_mut().filter(|tx| tx.is_empty()).map(Sent)
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = self.mtu;
+        // What arrives is authenticated: a second check of its integrity would find nothing.
+        let mut checksum = ChecksumCapabilities::ignored();
+        checksum.ipv4 = Checksum::Tx;
+        checksum.tcp = Checksum::Tx;
+        capabilities.checksum = checksum;
+        capabilities
+    }
+}
+
+struct Received<'a>(&'a [u8]);
+
+impl RxToken for Received<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
+        read(self.0)
+    }
+}
+
+struct Sent<'a>(&'a mut Vec<u8>);
+
+impl TxToken for Sent<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
+        self.0.clear();
+        self.0.resize(len, 0);
+        write(self.0)
+    }
+}

@@ -1,0 +1,149 @@
+//! Segments from the overlay.
+
+use std::net::SocketAddr;
+
+use super::flow::{FlowState, Kind};
+use super::segment::{self, Segment, Tuple};
+use super::table::{Entry, TimeWait};
+use super::{Context, Tcp};
+use crate::ip::Packet;
+use crate::{CloseReason, ConnectError, FlowId};
+
+impl Tcp {
+    pub(crate) fn receive(&mut self, cx: &mut Context<'_>, packet: &Packet<'_>) {
+        let Some(segment) = Segment::parse(packet.payload) else {
+            cx.stats.bad_packet += 1;
+            return;
+        };
+        let tuple = Tuple {
+            local: SocketAddr::new(packet.destination, segment.destination_port),
+            remote: SocketAddr::new(packet.source, segment.source_port),
+        };
+        match self.table.get(tuple) {
+            Some(Entry::Flow(id)) => self.receive_for(cx, id, packet, &segment),
+            Some(Entry::TimeWait(rest)) => self.receive_resting(cx, tuple, rest, packet, &segment),
+            None => self.receive_unmatched(cx, tuple, packet, &segment),
+        }
+    }
+
+    fn receive_for(&mut self, cx: &mut Context<'_>, id: FlowId, packet: &Packet<'_>, segment: &Segment) {
+        let Some(flow) = self.flows.get_mut(id.index as usize) else { return };
+        let engine = match &mut flow.state {
+            FlowState::Live(engine) => engine,
+            FlowState::Held { syn, seq } => {
+                if segment.is_rst() {
+                    self.end(cx, id, CloseReason::Reset);
+                } else if segment.opens() && segment.seq != *seq {
+                    // The caller started anew; the old SYN would get an answer that it has to reset.
+                    *seq = segment.seq;
+                    syn.clear();
+                    syn.extend_from_slice(packet.bytes);
+                }
+                return;
+            }
+            FlowState::Drained { .. } | FlowState::Ended(_) => return,
+        };
+        let available = engine.recv_available();
+        let last_ack = engine.is_last_ack();
+        engine.receive(&mut self.shared, cx.now, packet, segment, &mut self.reply);
+        let more = engine.recv_available() > available;
+        let closed = last_ack && !segment.is_rst() && !engine.is_last_ack();
+        let unwanted = more && flow.released;
+        if !self.reply.is_empty() {
+            cx.outbox.push(std::mem::take(&mut self.reply), cx.stats);
+        }
+        if closed {
+            self.complete(cx, id);
+            return;
+        }
+        if unwanted {
+            self.abort(cx, id);
+            return;
+        }
+        self.update(cx, id, segment.is_rst());
+        if more {
+            self.tell(id, Kind::Readable);
+        }
+        self.make_ready(id);
+    }
+
+    fn receive_resting(
+        &mut self,
+        cx: &mut Context<'_>,
+        tuple: Tuple,
+        rest: TimeWait,
+        packet: &Packet<'_>,
+        segment: &Segment,
+    ) {
+        let beyond = segment.seq.wrapping_sub(rest.rcv_nxt).cast_signed() >= 0;
+        if segment.is_rst() {
+            // Ignored: it would cut the rest short (RFC 1337).
+        } else if segment.opens() && beyond {
+            // A new flow whose segments cannot be taken for the old one's (RFC 1122, section 4.2.2.13).
+            self.table.wake(tuple);
+            self.receive_unmatched(cx, tuple, packet, segment);
+        } else if segment.end() != segment.seq || beyond {
+            // A repeated FIN means that our last acknowledgement was lost. Nothing else is answered, so that two resting
+            // ends do not talk for ever.
+            if segment.end() != segment.seq {
+                cx.outbox.push(segment::acknowledgement(tuple, rest.snd_nxt, rest.rcv_nxt), cx.stats);
+            }
+        }
+    }
+
+    fn receive_unmatched(
+        &mut self,
+        cx: &mut Context<'_>,
+        tuple: Tuple,
+        packet: &Packet<'_>,
+        segment: &Segment,
+    ) {
+        if segment.is_rst() {
+            return;
+        }
+        if !(segment.opens() && self.listening.contains(&tuple.local.port())) {
+            Self::answer_reset(cx, packet, segment);
+            return;
+        }
+        if cx.stats.pending >= self.limits.max_pending {
+            cx.stats.pending_full += 1;
+            return;
+        }
+        let reserved = match self.reserve(cx.stats) {
+            Ok(reserved) => reserved,
+            Err(ConnectError::TooManyFlows | _) => {
+                Self::answer_reset(cx, packet, segment);
+                return;
+            }
+        };
+        let state = FlowState::Held { syn: packet.bytes.to_vec(), seq: segment.seq };
+        let deadline = cx.now + self.limits.accept_timeout;
+        let id = self.insert(cx, tuple, state, false, deadline, reserved);
+        self.tell(id, Kind::Incoming);
+    }
+
+    /// What a flow's own deadline means depends on how far it is.
+    pub(super) fn deadline_passed(&mut self, cx: &mut Context<'_>, id: FlowId) {
+        let linger = cx.now + self.limits.linger;
+        let Some(flow) = self.flow_mut(id) else { return };
+        match &mut flow.state {
+            FlowState::Held { syn, .. } => {
+                let syn = std::mem::take(syn);
+                cx.stats.accept_expired += 1;
+                Self::refuse(cx, &syn);
+                self.end(cx, id, CloseReason::TimedOut);
+            }
+            FlowState::Live(_) if !flow.established => self.end(cx, id, CloseReason::TimedOut),
+            FlowState::Live(engine) if flow.released => {
+                let left = engine.unacknowledged();
+                if left < flow.lingering {
+                    flow.lingering = left;
+                    flow.deadline = Some(linger);
+                } else {
+                    self.abort(cx, id);
+                }
+            }
+            _ => flow.deadline = None,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Which flow a segment belongs to, and which tuples rest in TIME_WAIT.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, DefaultHasher, Hasher};
+use std::time::Duration;
+
+use super::segment::Tuple;
+use crate::{FlowId, Instant, Stats};
+
+/// How long a tuple rests. 2 MSL would be minutes (RFC 9293); segments do not survive that long in a tunnel.
+const TIME_WAIT: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Entry {
+    Flow(FlowId),
+    TimeWait(TimeWait),
+}
+
+/// What is left of a flow whose both directions are closed: enough to acknowledge a repeated FIN.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TimeWait {
+    pub(super) snd_nxt: u32,
+    pub(super) rcv_nxt: u32,
+    until: Instant,
+}
+
+pub(super) struct Table {
+    entries: HashMap<Tuple, Entry, Seeded>,
+    /// In the order of their end.
+    resting: VecDeque<(Instant, Tuple)>,
+    max_time_wait: usize,
+}
+
+impl Table {
+    pub(super) fn new(seed: u64, max_time_wait: usize) -> Self {
+        Self { entries: HashMap::with_hasher(Seeded(seed)), resting: VecDeque::new(), max_time_wait }
+    }
+
+    pub(super) fn get(&self, tuple: Tuple) -> Option<Entry> {
+        self.entries.get(&tuple).copied()
+    }
+
+    pub(super) fn insert(&mut self, tuple: Tuple, flow: FlowId) {
+        self.entries.insert(tuple, Entry::Flow(flow));
+    }
+
+    /// Frees the tuple if `flow` has it: it may belong to a successor already.
+    pub(super) fn remove(&mut self, tuple: Tuple, flow: FlowId) {
+        if matches!(self.entries.get(&tuple), Some(Entry::Flow(owner)) if *owner == flow) {
+            self.entries.remove(&tuple);
+        }
+    }
+
+    pub(super) fn rest(&mut self, now: Instant, tuple: Tuple, snd_nxt: u32, rcv_nxt: u32, stats: &mut Stats) {
+        if self.resting.len() >= self.max_time_wait {
+            stats.time_wait_evicted += 1;
+            self.wake_first();
+        }
+        let until = now + TIME_WAIT;
+        self.entries.insert(tuple, Entry::TimeWait(TimeWait { snd_nxt, rcv_nxt, until }));
+        self.resting.push_back((until, tuple));
+        stats.time_wait = self.resting.len();
+    }
+
+    /// Ends a rest early.
+    pub(super) fn wake(&mut self, tuple: Tuple) {
+        if matches!(self.entries.get(&tuple), Some(Entry::TimeWait(_))) {
+            self.entries.remove(&tuple);
+        }
+    }
+
+    pub(super) fn expire(&mut self, now: Instant, stats: &mut Stats) {
+        while self.resting.front().is_some_and(|&(until, _)| until <= now) {
+            self.wake_first();
+        }
+        stats.time_wait = self.resting.len();
+    }
+
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.resting.front().map(|&(until, _)| until)
+    }
+
+    fn wake_first(&mut self) {
+        if let Some((at, tuple)) = self.resting.pop_front()
+            // The tuple may have been woken and be in other use since.
+            && matches!(self.entries.get(&tuple), Some(Entry::TimeWait(rest)) if rest.until == at)
+        {
+            self.entries.remove(&tuple);
+        }
+    }
+}
+
+/// SipHash behind a secret prefix: peers choose ports, so they must not be able to choose collisions.
+#[derive(Clone, Copy)]
+struct Seeded(u64);
+
+impl BuildHasher for Seeded {
+    type Hasher = DefaultHasher;
+
+    fn build_hasher(&self) -> DefaultHasher {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.0);
+        hasher
+    }
+}

@@ -1,0 +1,151 @@
+//! Segments to the overlay: flows take turns.
+
+use std::time::Duration;
+
+use super::{Context, Tcp};
+use crate::wireguard::PeerId;
+use crate::{FlowId, Instant};
+use std::net::IpAddr;
+
+/// A flow without a way out looks at its engine's timers this often.
+const PARKED_CHECK: Duration = Duration::from_secs(5);
+
+impl Tcp {
+    /// The next flow in the round, taken out of it.
+    pub(crate) fn next_ready(&mut self) -> Option<FlowId> {
+        while let Some(id) = self.ready.pop_front() {
+            if let Some(flow) = self.flow_mut(id) {
+                flow.ready = false;
+                if flow.engine().is_some() {
+                    return Some(id);
+                }
+            }
+        }
+        None
+    }
+
+    /// The flow has more to send: back to the end of the round.
+    pub(crate) fn again(&mut self, id: FlowId) {
+        self.make_ready(id);
+    }
+
+    /// The flow could not start its turn: first in the next round.
+    pub(crate) fn again_first(&mut self, id: FlowId) {
+        if let Some(flow) = self.flow_mut(id)
+            && !flow.ready
+        {
+            flow.ready = true;
+            self.ready.push_front(id);
+        }
+    }
+
+    pub(crate) fn remote(&self, id: FlowId) -> Option<IpAddr> {
+        self.flow(id).map(|flow| flow.tuple.remote.ip())
+    }
+
+    /// The flow's next segment as an IP packet. When there is none, the flow's turn is over and its timers are set.
+    pub(crate) fn next_segment(&mut self, cx: &mut Context<'_>, id: FlowId, out: &mut Vec<u8>) -> bool {
+        let Some(flow) = self.flows.get_mut(id.index as usize) else { return false };
+        let Some(engine) = flow.engine_mut() else { return false };
+        if engine.transmit(&mut self.shared, cx.now, Some(out)) {
+            return true;
+        }
+        self.settle(cx, id);
+        false
+    }
+
+    /// No way out now: the flow waits for its peer's session (or, without a peer, for a route).
+    pub(crate) fn park(&mut self, cx: &mut Context<'_>, id: FlowId, peer: Option<PeerId>) {
+        let Some(flow) = self.flows.get_mut(id.index as usize) else { return };
+        let Some(engine) = flow.engine_mut() else { return };
+        // Its timers run all the same: a flow must not outlive its user timeout here.
+        engine.transmit(&mut self.shared, cx.now, None);
+        self.update(cx, id, false);
+        let check = cx.now + PARKED_CHECK;
+        let Some(flow) = self.flow_mut(id) else { return };
+        let at = flow.deadline.map_or(check, |deadline| deadline.min(check));
+        if let Some(peer) = peer
+            && flow.engine().is_some()
+        {
+            flow.parked = Some(peer);
+            self.parked.entry(peer).or_default().insert(id);
+        }
+        self.schedule(id, at);
+    }
+
+    /// The peer has a session: its flows go on.
+    pub(crate) fn unpark(&mut self, peer: PeerId) {
+        for id in self.parked.remove(&peer).unwrap_or_default() {
+            if let Some(flow) = self.flow_mut(id) {
+                flow.parked = None;
+                self.make_ready(id);
+            }
+        }
+    }
+
+    /// Routes have changed: every flow that waits looks again.
+    pub(crate) fn unpark_all(&mut self) {
+        let peers: Vec<PeerId> = self.parked.keys().copied().collect();
+        for peer in peers {
+            self.unpark(peer);
+        }
+        let all: Vec<FlowId> = self
+            .flows
+            .iter()
+            .map(|(index, flow)| FlowId {
+                index: u32::try_from(index).unwrap_or(u32::MAX),
+                generation: flow.generation,
+            })
+            .collect();
+        for id in all {
+            self.make_ready(id);
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
+        self.table.expire(cx.now, cx.stats);
+        while let Some(id) = self.timers.pop_due(cx.now) {
+            let Some(flow) = self.flow_mut(id) else { continue };
+            flow.timer = None;
+            if flow.deadline.is_some_and(|deadline| deadline <= cx.now) {
+                self.deadline_passed(cx, id);
+            }
+            let Some(flow) = self.flow_mut(id) else { continue };
+            if let Some(deadline) = flow.deadline {
+                self.schedule(id, deadline);
+            }
+            if let Some(peer) = self.flow(id).and_then(|flow| flow.parked) {
+                self.park(cx, id, Some(peer));
+            } else {
+                self.make_ready(id);
+            }
+        }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        [self.timers.next(), self.table.next_expiry()].into_iter().flatten().min()
+    }
+
+    /// After a flow's last segment of this turn: what changed by timers, and when it is its turn again by itself.
+    fn settle(&mut self, cx: &mut Context<'_>, id: FlowId) {
+        self.update(cx, id, false);
+        let Some(flow) = self.flows.get_mut(id.index as usize) else { return };
+        if flow.generation != id.generation {
+            return;
+        }
+        let (deadline, engine) = (flow.deadline, flow.engine_mut());
+        let engine = engine.and_then(|engine| engine.deadline(&mut self.shared, cx.now));
+        if let Some(at) = [deadline, engine].into_iter().flatten().min() {
+            // The engine has just had its turn; what it calls due already has to wait for something else anyway.
+            self.schedule(id, at.max(cx.now + Duration::from_millis(1)));
+        }
+    }
+
+    fn schedule(&mut self, id: FlowId, at: Instant) {
+        if let Some(flow) =
+            self.flows.get_mut(id.index as usize).filter(|flow| flow.generation == id.generation)
+        {
+            self.timers.at_latest(id, &mut flow.timer, at);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! One peer: its Noise sessions, its endpoint and the timers around them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use boringtun::noise::errors::WireGuardError;
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::noise::{Tunn, TunnResult};
+use boringtun::x25519::{PublicKey, StaticSecret};
+
+use super::{Datagrams, HANDSHAKE_INITIATION};
+use crate::{Instant, PeerConfig, PeerStatus, Stats};
+
+/// How often boringtun's timers run while something can become due.
+const TICK: Duration = Duration::from_millis(250);
+/// How often they run for a session without traffic: nothing but its end can become due.
+const IDLE_TICK: Duration = Duration::from_secs(30);
+/// Traffic keeps the fast tick for this long: the passive keepalive comes after 10 s, the handshake for lack of an answer
+/// after 15 s (WireGuard paper, section 6).
+const ACTIVE: Duration = Duration::from_secs(20);
+
+pub(super) struct Peer {
+    tunn: Tunn,
+    config: PeerConfig,
+    endpoint: Option<SocketAddr>,
+    last_tick: Instant,
+    /// The last inner packet in either direction.
+    last_data: Option<Instant>,
+    /// The last datagram in either direction, for the persistent keepalive.
+    last_traversal: Option<Instant>,
+    /// An initiation of ours waits for its response.
+    initiating: bool,
+    /// Something waits for a session.
+    wanted: bool,
+    established: Option<Instant>,
+    tx_bytes: u64,
+    rx_bytes: u64,
+    /// Where the owner's timer entry is (see `Timers`).
+    pub(super) timer: Option<Instant>,
+}
+
+impl Peer {
+    pub(super) fn new(
+        now: Instant,
+        key: &StaticSecret,
+        config: PeerConfig,
+        index: u32,
+        limiter: Arc<RateLimiter>,
+    ) -> Self {
+        let public = PublicKey::from(config.public_key);
+        // Persistent keepalive is done here and not by boringtun, which stops it when a handshake fails for 90 s and
+        // cannot change it without losing the sessions.
+        let tunn = Tunn::new(key.clone(), public, config.preshared_key, None, index, Some(limiter));
+        Self {
+            tunn,
+            endpoint: config.endpoint,
+            config,
+            last_tick: now,
+            last_data: None,
+            last_traversal: None,
+            initiating: false,
+            wanted: false,
+            established: None,
+            tx_bytes: 0,
+            rx_bytes: 0,
+            timer: None,
+        }
+    }
+
+    /// Whether the sessions survive the change to `config`.
+    pub(super) fn keeps_sessions(&self, config: &PeerConfig) -> bool {
+        self.config.public_key == config.public_key && self.config.preshared_key == config.preshared_key
+    }
+
+    /// A configured endpoint replaces the roamed one only when the configuration itself changed.
+    pub(super) fn reconfigure(&mut self, config: PeerConfig) {
+        if config.endpoint.is_some() && config.endpoint != self.config.endpoint {
+            self.endpoint = config.endpoint;
+        }
+        self.config = config;
+    }
+
+    pub(super) fn config(&self) -> &PeerConfig {
+        &self.config
+    }
+
+    /// The endpoint, when packets can be sealed for it now.
+    pub(super) fn open(&self) -> Option<SocketAddr> {
+        self.endpoint.filter(|_| self.has_session())
+    }
+
+    pub(super) fn has_session(&self) -> bool {
+        self.tunn.time_since_last_handshake().is_some()
+    }
+
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
+    pub(super) fn set_wanted(&mut self, wanted: bool) {
+        self.wanted = wanted;
+    }
+
+    /// Opens one datagram. Clears nothing on an error: no datagram can harm a session.
+    pub(super) fn decapsulate<'a>(
+        &mut self,
+        remote: SocketAddr,
+        datagram: &[u8],
+        out: &'a mut [u8],
+    ) -> TunnResult<'a> {
+        self.tunn.decapsulate(Some(remote.ip()), datagram, out)
+    }
+
+    /// An authenticated datagram came from `remote`: the peer lives there now.
+    pub(super) fn authenticated(&mut self, now: Instant, remote: SocketAddr, bytes: usize) {
+        self.endpoint = Some(remote);
+        self.last_traversal = Some(now);
+        self.rx_bytes += bytes as u64;
+    }
+
+    pub(super) fn received_data(&mut self, now: Instant) {
+        self.last_data = Some(now);
+    }
+
+    pub(super) fn completed_handshake(&mut self, now: Instant) {
+        self.initiating = false;
+        self.established = Some(now);
+    }
+
+    /// Seals `packet` at the end of `out`. False without a session.
+    pub(super) fn encapsulate(&mut self, now: Instant, packet: &[u8], out: &mut Vec<u8>) -> bool {
+        if !self.has_session() {
+            return false;
+        }
+        let start = out.len();
+        // boringtun panics below len + 32, and wants 148 bytes in case it has to initiate a handshake.
+        out.resize(start + (packet.len() + 32).max(148), 0);
+        let sealed = match self.tunn.encapsulate(packet, &mut out[start..]) {
+            TunnResult::WriteToNetwork(datagram) => datagram.len(),
+            _ => 0,
+        };
+        out.truncate(start + sealed);
+        self.last_data = Some(now);
+        self.sent(now, sealed);
+        sealed != 0
+    }
+
+    pub(super) fn sent(&mut self, now: Instant, bytes: usize) {
+        self.last_traversal = Some(now);
+        self.tx_bytes += bytes as u64;
+    }
+
+    /// boringtun stamps everything with the instant of its last timer run; this keeps that close to now.
+    pub(super) fn refresh(&mut self, now: Instant, out: &mut Datagrams, stats: &mut Stats) {
+        if now - self.last_tick >= TICK {
+            self.tick(now, out, stats);
+        }
+    }
+
+    /// Runs the timers.
+    pub(super) fn tick(&mut self, now: Instant, out: &mut Datagrams, stats: &mut Stats) {
+        self.last_tick = now;
+        let mut buffer = [0; 256];
+        match self.tunn.update_timers(&mut buffer) {
+            TunnResult::WriteToNetwork(datagram) => {
+                let datagram = datagram.to_vec();
+                self.send(now, datagram, out, stats);
+            }
+            TunnResult::Err(WireGuardError::ConnectionExpired) => {
+                if std::mem::take(&mut self.initiating) {
+                    stats.handshakes_expired += 1;
+                }
+                // boringtun never leaves this state by itself.
+                if self.wanted {
+                    self.initiate(now, out, stats);
+                }
+            }
+            _ => {}
+        }
+        if self.persistent_due().is_some_and(|due| due <= now) {
+            if self.has_session() {
+                if let TunnResult::WriteToNetwork(datagram) = self.tunn.encapsulate(&[], &mut buffer) {
+                    let datagram = datagram.to_vec();
+                    self.send(now, datagram, out, stats);
+                }
+            } else {
+                self.initiate(now, out, stats);
+            }
+            self.last_traversal = Some(now);
+        }
+    }
+
+    /// Starts a handshake, unless one is running or nobody knows where to.
+    pub(super) fn initiate(&mut self, now: Instant, out: &mut Datagrams, stats: &mut Stats) {
+        if self.endpoint.is_none() || self.initiating {
+            return;
+        }
+        let mut buffer = [0; 256];
+        if let TunnResult::WriteToNetwork(datagram) =
+            self.tunn.format_handshake_initiation(&mut buffer, false)
+        {
+            let datagram = datagram.to_vec();
+            self.send(now, datagram, out, stats);
+        }
+    }
+
+    /// Queues one of WireGuard's own datagrams for the endpoint.
+    pub(super) fn send(&mut self, now: Instant, datagram: Vec<u8>, out: &mut Datagrams, stats: &mut Stats) {
+        if datagram.first() == Some(&HANDSHAKE_INITIATION) {
+            self.initiating = true;
+            stats.handshakes_initiated += 1;
+        }
+        if let Some(endpoint) = self.endpoint {
+            self.sent(now, datagram.len());
+            out.push(endpoint, datagram, stats);
+        }
+    }
+
+    /// When the timers have to run again; `None` for a peer that has nothing to do.
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+        let active = self.last_data.is_some_and(|at| now - at < ACTIVE);
+        let session = self.has_session();
+        let tick = if self.initiating || (session && active) || (self.wanted && self.endpoint.is_some()) {
+            Some(self.last_tick + TICK)
+        } else if session {
+            Some(self.last_tick + IDLE_TICK)
+        } else {
+            None
+        };
+        [tick, self.persistent_due().map(|due| due.max(self.last_tick))].into_iter().flatten().min()
+    }
+
+    /// When the next persistent keepalive is due: at once for a peer that never heard of us.
+    fn persistent_due(&self) -> Option<Instant> {
+        let interval = self.config.persistent_keepalive.filter(|&seconds| seconds != 0)?;
+        self.endpoint?;
+        Some(
+            self.last_traversal
+                .map_or(Instant::from_micros(0), |at| at + Duration::from_secs(interval.into())),
+        )
+    }
+
+    pub(super) fn status(&self, now: Instant) -> PeerStatus {
+        PeerStatus {
+            public_key: self.config.public_key,
+            endpoint: self.endpoint,
+            allowed_ips: self.config.allowed_ips.clone(),
+            latest_handshake: self.established.map(|at| now - at),
+            latest_handshake_at: self.established,
+            tx_bytes: self.tx_bytes,
+            rx_bytes: self.rx_bytes,
+        }
+    }
+}
