@@ -2,6 +2,9 @@
 
 use std::io::{self, Read, Write};
 
+/// The stream is made of words, each from its own position.
+const WORD: usize = 8;
+
 /// A seeded stream of pseudo-random bytes. A lost, doubled, moved or changed byte shows at its position.
 #[derive(Clone, Debug)]
 pub struct Pattern {
@@ -22,15 +25,25 @@ impl Pattern {
 
     /// Writes the stream's next bytes into `buffer`.
     pub fn fill(&mut self, buffer: &mut [u8]) {
-        let mut at = 0;
-        while at < buffer.len() {
-            let word = mix(self.seed ^ (self.position / 8)).to_le_bytes();
-            let skip = (self.position % 8) as usize;
-            let count = (8 - skip).min(buffer.len() - at);
-            buffer[at..at + count].copy_from_slice(&word[skip..skip + count]);
-            at += count;
-            self.position += count as u64;
+        let (head, rest) = buffer.split_at_mut(self.to_next_word().min(buffer.len()));
+        self.fill_within_word(head);
+        let mut words = rest.chunks_exact_mut(WORD);
+        for word in &mut words {
+            word.copy_from_slice(&mix(self.seed ^ (self.position / WORD as u64)).to_le_bytes());
+            self.position += WORD as u64;
         }
+        self.fill_within_word(words.into_remainder());
+    }
+
+    fn to_next_word(&self) -> usize {
+        (WORD - (self.position % WORD as u64) as usize) % WORD
+    }
+
+    fn fill_within_word(&mut self, buffer: &mut [u8]) {
+        let word = mix(self.seed ^ (self.position / WORD as u64)).to_le_bytes();
+        let start = (self.position % WORD as u64) as usize;
+        buffer.copy_from_slice(&word[start..start + buffer.len()]);
+        self.position += buffer.len() as u64;
     }
 
     /// Checks that `received` is what comes next.
@@ -43,7 +56,8 @@ impl Pattern {
             let start = self.position;
             let expected = &mut expected[..part.len()];
             self.fill(expected);
-            if let Some(at) = part.iter().zip(&*expected).position(|(one, two)| one != two) {
+            if part != expected {
+                let at = part.iter().zip(&*expected).take_while(|(one, two)| one == two).count();
                 return Err(io::Error::other(format!("wrong data at byte {}", start + at as u64)));
             }
         }
