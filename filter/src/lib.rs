@@ -1,1 +1,78 @@
-//! (skeleton)
+//! `libnexodus.so`: Nexodus proxying as an Envoy dynamic module.
+//!
+//! | extension | kind | what it does |
+//! |---|---|---|
+//! | `tunnel` | bootstrap extension | owns the networks: one thread each, with its WireGuard socket and netstack |
+//! | `nexodus.egress` | terminal network filter | ends an internal connection in a TCP flow of the overlay |
+//! | `nexodus.connect` | upstream transport socket | reports "connected" to Envoy only when the overlay handshake is done |
+//! | `nexodus.ingress` | network filter | ties a connection that came out of the overlay to its flow, so that resets travel |
+//!
+//! This crate is the only one that touches Envoy, threads, sockets and clocks; [`nexodus_netstack`] and
+//! [`envoy_config`] are pure.
+
+mod connect;
+mod driver;
+mod egress;
+mod flow;
+mod greeting;
+mod ingress;
+mod network;
+mod status;
+mod tunnel;
+
+use envoy_proxy_dynamic_modules_rust_sdk::*;
+
+declare_all_init_functions!(
+    program_init,
+    bootstrap: new_bootstrap_extension_config,
+    network: new_network_filter_config,
+    transport_socket: new_transport_socket_factory_config,
+);
+
+fn program_init() -> bool {
+    true
+}
+
+fn new_bootstrap_extension_config(
+    envoy: &mut dyn EnvoyBootstrapExtensionConfig,
+    name: &str,
+    config: &[u8],
+) -> Option<Box<dyn BootstrapExtensionConfig>> {
+    match name {
+        "tunnel" => Some(Box::new(accepted(name, tunnel::TunnelExtensionConfig::new(envoy, config))?)),
+        _ => unknown("bootstrap extension", name, "tunnel"),
+    }
+}
+
+fn new_network_filter_config<EC: EnvoyNetworkFilterConfig, ENF: EnvoyNetworkFilter>(
+    _envoy: &mut EC,
+    name: &str,
+    config: &[u8],
+) -> Option<Box<dyn NetworkFilterConfig<ENF>>> {
+    match name {
+        "nexodus.egress" => Some(Box::new(accepted(name, egress::EgressFilterConfig::new(config))?)),
+        "nexodus.ingress" => Some(Box::new(accepted(name, ingress::IngressFilterConfig::new(config))?)),
+        _ => unknown("network filter", name, "nexodus.egress, nexodus.ingress"),
+    }
+}
+
+fn new_transport_socket_factory_config<ETS: EnvoyTransportSocket>(
+    name: &str,
+    config: &[u8],
+    _is_upstream: bool,
+) -> Option<Box<dyn TransportSocketFactoryConfig<ETS>>> {
+    match name {
+        "nexodus.connect" => Some(Box::new(accepted(name, connect::ConnectFactory::new(config))?)),
+        _ => unknown("transport socket", name, "nexodus.connect"),
+    }
+}
+
+/// Envoy's own message for a refused configuration carries no reason, so the reason goes to its log.
+fn accepted<T>(name: &str, config: Result<T, impl std::fmt::Display>) -> Option<T> {
+    config.inspect_err(|error| envoy_log_error!("{}: configuration refused: {}", name, error)).ok()
+}
+
+fn unknown<T: ?Sized>(kind: &str, name: &str, known: &str) -> Option<Box<T>> {
+    envoy_log_error!("{} {:?} is not part of libnexodus; known: {}", kind, name, known);
+    None
+}

@@ -1,0 +1,183 @@
+//! Egress flows on the network thread: bytes between a flow's queues and the netstack.
+
+use super::{Driver, Owner};
+use crate::flow::{Flow, FlowState};
+use crate::greeting::Outcome;
+use nexodus_netstack::{CloseReason, ConnectError, Event, FlowId, Instant, Netstack};
+use std::sync::Arc;
+
+/// Largest chunk handed to Envoy at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// The network thread's part of a flow.
+pub(super) struct Egress {
+    flow: Arc<Flow>,
+    id: FlowId,
+    /// A chunk that the netstack took in part.
+    in_hand: Vec<u8>,
+    taken: usize,
+    /// The netstack was told that no byte follows.
+    finished: bool,
+}
+
+impl Driver {
+    /// Serves the flows that Envoy's workers touched.
+    pub(super) fn serve_egress(&mut self, now: Instant) {
+        self.network.take_work(&mut self.work);
+        while let Some(flow) = self.work.pop_front() {
+            let state = flow.lock().network_side;
+            match state {
+                FlowState::New => self.open(now, &flow),
+                FlowState::Open(id) => self.serve(now, id),
+                FlowState::Gone => {}
+            }
+        }
+    }
+
+    fn open(&mut self, now: Instant, flow: &Arc<Flow>) {
+        let mut state = flow.lock();
+        if state.aborted {
+            state.network_side = FlowState::Gone;
+            return;
+        }
+        match self.stack.connect(now, flow.destination) {
+            Ok(id) => {
+                state.network_side = FlowState::Open(id);
+                let egress =
+                    Egress { flow: flow.clone(), id, in_hand: Vec::new(), taken: 0, finished: false };
+                self.owners.insert(id, Owner::Egress(egress));
+            }
+            Err(error) => {
+                state.network_side = FlowState::Gone;
+                state.outcome = Some(outcome(error));
+                state.wake_worker();
+                self.stats.egress_failed += 1;
+            }
+        }
+    }
+
+    fn serve(&mut self, now: Instant, id: FlowId) {
+        let Some(Owner::Egress(egress)) = self.owners.get_mut(&id) else { return };
+        if egress.flow.lock().aborted {
+            egress.flow.lock().network_side = FlowState::Gone;
+            self.owners.remove(&id);
+            self.stack.abort(now, id);
+            self.stats.resets_out += 1;
+            return;
+        }
+        egress.push(now, &mut self.stack);
+        egress.pull(now, &mut self.stack);
+        if egress.is_released() {
+            egress.flow.lock().network_side = FlowState::Gone;
+            self.owners.remove(&id);
+            self.stack.release(now, id);
+        }
+    }
+
+    pub(super) fn egress_event(&mut self, now: Instant, id: FlowId, event: Event) {
+        let Some(Owner::Egress(egress)) = self.owners.get_mut(&id) else { return };
+        match event {
+            Event::Connected { .. } => {
+                let mut state = egress.flow.lock();
+                state.outcome = Some(Outcome::Connected);
+                state.wake_worker();
+            }
+            Event::Finished { .. } => {
+                let mut state = egress.flow.lock();
+                state.to_envoy.finish();
+                state.wake_worker();
+            }
+            _ => self.serve(now, id),
+        }
+    }
+}
+
+impl Egress {
+    /// Envoy's bytes into the overlay.
+    fn push(&mut self, now: Instant, stack: &mut Netstack) {
+        loop {
+            if self.taken == self.in_hand.len() {
+                self.taken = 0;
+                let mut state = self.flow.lock();
+                self.in_hand = state.to_overlay.pop().unwrap_or_default();
+                if state.worker_paused && state.to_overlay.is_below_half() {
+                    state.wake_worker();
+                }
+                if self.in_hand.is_empty() {
+                    if state.to_overlay.is_finished() && !self.finished {
+                        self.finished = true;
+                        stack.finish(now, self.id);
+                    }
+                    return;
+                }
+            }
+            match stack.send(now, self.id, &self.in_hand[self.taken..]) {
+                0 => return,
+                count => self.taken += count,
+            }
+        }
+    }
+
+    /// The overlay's bytes towards Envoy, as far as the queue takes them; the rest holds the TCP window closed.
+    fn pull(&mut self, now: Instant, stack: &mut Netstack) {
+        loop {
+            let available = stack.recv_available(self.id).min(CHUNK);
+            if available == 0 || self.flow.lock().to_envoy.is_full() {
+                return;
+            }
+            let mut chunk = vec![0; available];
+            let received = stack.recv(now, self.id, &mut chunk);
+            chunk.truncate(received);
+            let mut state = self.flow.lock();
+            state.to_envoy.push(chunk);
+            state.wake_worker();
+        }
+    }
+
+    /// Envoy is done with the connection, and all its bytes are in the netstack.
+    fn is_released(&self) -> bool {
+        self.finished && self.flow.lock().released
+    }
+
+    /// The netstack has ended the flow; its id is gone.
+    pub(super) fn closed(self, reason: CloseReason) {
+        let mut state = self.flow.lock();
+        state.network_side = FlowState::Gone;
+        if state.outcome.is_none() {
+            state.outcome = Some(match reason {
+                CloseReason::Refused | CloseReason::Reset | CloseReason::Done => Outcome::Refused,
+                CloseReason::TimedOut => Outcome::TimedOut,
+                CloseReason::Unreachable => Outcome::Unreachable,
+            });
+        } else {
+            state.reset |= reason != CloseReason::Done;
+        }
+        state.wake_worker();
+    }
+
+    /// The network has ended.
+    pub(super) fn network_down(self) {
+        network_down(&self.flow);
+    }
+}
+
+/// Tells the flow's filter that its network has ended.
+pub(super) fn network_down(flow: &Flow) {
+    let mut state = flow.lock();
+    state.network_side = FlowState::Gone;
+    if state.outcome.is_none() {
+        state.outcome = Some(Outcome::NetworkDown);
+    } else {
+        state.reset = true;
+    }
+    state.wake_worker();
+}
+
+fn outcome(error: ConnectError) -> Outcome {
+    match error {
+        ConnectError::NoRoute => Outcome::NoRoute,
+        ConnectError::NoSourceAddress => Outcome::NoSourceAddress,
+        ConnectError::InvalidDestination => Outcome::BadDestination,
+        ConnectError::TooManyFlows | ConnectError::NoBuffers | ConnectError::NoPorts => Outcome::Overloaded,
+    }
+}

@@ -1,0 +1,279 @@
+//! Ingress flows on the network thread: an accepted overlay connection is relayed to the Unix socket of its Envoy
+//! listener. A SYN is answered only when that socket took the connection, so a port without a working listener
+//! looks closed.
+
+use super::{Driver, FIRST_RELAY, Owner, proxy_protocol};
+use crate::ingress::IngressLink;
+use crate::network::Network;
+use mio::net::UnixStream;
+use mio::{Interest, Token};
+use nexodus_netstack::{CloseReason, Event, FlowId, Instant, Netstack};
+use slab::Slab;
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes moved between the netstack and a socket at a time.
+const CHUNK: usize = 64 * 1024;
+/// How long a reset waits for the byte that makes closing the socket one (see `crate::ingress`).
+const RESET_LIMIT: Duration = Duration::from_secs(1);
+
+pub(super) type RelayId = usize;
+
+/// All relays of a network.
+#[derive(Default)]
+pub(super) struct Relays {
+    relays: Slab<Relay>,
+    listeners: HashMap<u16, PathBuf>,
+    /// Relays whose socket reported something.
+    ready: Vec<RelayId>,
+    /// Relays that wait for [`RESET_LIMIT`], oldest first.
+    resetting: std::collections::VecDeque<(Instant, RelayId, u64)>,
+    /// Tells a relay from an earlier one in the same place.
+    made: u64,
+}
+
+struct Relay {
+    flow: FlowId,
+    stream: UnixStream,
+    link: Arc<IngressLink>,
+    source: SocketAddr,
+    destination: SocketAddr,
+    serial: u64,
+    phase: RelayPhase,
+    /// Bytes from the overlay that the socket did not take yet; at first the PROXY header.
+    pending: Vec<u8>,
+    written: usize,
+    /// The overlay's stream has ended and everything before it is read.
+    overlay_finished: bool,
+    /// The socket was told so.
+    write_finished: bool,
+    /// Envoy's stream has ended.
+    read_finished: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RelayPhase {
+    Open,
+    /// The overlay side is gone by a reset; the socket waits to be closed as one.
+    Resetting,
+}
+
+enum Progress {
+    Continue,
+    /// Both directions have ended.
+    Done,
+    /// Envoy gave the connection up.
+    Aborted,
+}
+
+impl Relays {
+    pub(super) fn set_listeners(&mut self, listeners: HashMap<u16, PathBuf>) {
+        self.listeners = listeners;
+    }
+
+    pub(super) fn ready(&mut self, relay: RelayId) {
+        self.ready.push(relay);
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.resetting.front().map(|(deadline, ..)| *deadline)
+    }
+
+    /// Closes the socket and forgets the relay.
+    pub(super) fn remove(&mut self, relay: RelayId, network: &Network) {
+        if let Some(relay) = self.relays.try_remove(relay) {
+            network.remove_link(relay.source, relay.destination);
+        }
+    }
+}
+
+impl Driver {
+    /// A SYN for a listening port.
+    pub(super) fn incoming(&mut self, now: Instant, flow: FlowId, local: SocketAddr, remote: SocketAddr) {
+        match self.relay(flow, local, remote) {
+            Ok(relay) => {
+                self.owners.insert(flow, Owner::Ingress(relay));
+                self.stack.accept(now, flow);
+            }
+            Err(_) => {
+                // No listener, or one that is being removed: the port is closed.
+                self.stats.ingress_refused += 1;
+                self.stack.reject(now, flow);
+            }
+        }
+    }
+
+    fn relay(&mut self, flow: FlowId, local: SocketAddr, remote: SocketAddr) -> io::Result<RelayId> {
+        let path = self.relays.listeners.get(&local.port()).ok_or(ErrorKind::NotFound)?;
+        let link = Arc::new(IngressLink::default());
+        // Before the connection exists: Envoy may look for it at once.
+        self.network.add_link(remote, local, link.clone());
+        let stream = UnixStream::connect(path).and_then(|mut stream| {
+            let token = Token(FIRST_RELAY + self.relays.relays.vacant_key());
+            self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+            Ok(stream)
+        });
+        let stream = stream.inspect_err(|_| self.network.remove_link(remote, local))?;
+        self.relays.made += 1;
+        Ok(self.relays.relays.insert(Relay {
+            flow,
+            stream,
+            link,
+            source: remote,
+            destination: local,
+            serial: self.relays.made,
+            phase: RelayPhase::Open,
+            pending: proxy_protocol::header(remote, local),
+            written: 0,
+            overlay_finished: false,
+            write_finished: false,
+            read_finished: false,
+        }))
+    }
+
+    /// Serves the relays whose sockets reported something, and those whose time is over.
+    pub(super) fn serve_relays(&mut self, now: Instant) {
+        for relay in std::mem::take(&mut self.relays.ready) {
+            self.pump(now, relay);
+        }
+        while let Some(&(deadline, relay, serial)) = self.relays.resetting.front() {
+            if deadline > now {
+                break;
+            }
+            self.relays.resetting.pop_front();
+            if self.relays.relays.get(relay).is_some_and(|relay| relay.serial == serial) {
+                self.relays.remove(relay, &self.network);
+            }
+        }
+    }
+
+    pub(super) fn relay_event(&mut self, now: Instant, relay: RelayId, event: Event) {
+        if matches!(event, Event::Finished { .. })
+            && let Some(relay) = self.relays.relays.get_mut(relay)
+        {
+            relay.overlay_finished = true;
+        }
+        self.pump(now, relay);
+    }
+
+    /// The netstack has ended the flow.
+    pub(super) fn relay_closed(&mut self, now: Instant, id: RelayId, reason: CloseReason) {
+        if reason == CloseReason::Done {
+            // The socket may not have taken every byte yet; the relay ends when it has.
+            self.pump(now, id);
+            return;
+        }
+        let Some(relay) = self.relays.relays.get_mut(id) else { return };
+        self.stats.overlay_resets += 1;
+        if has_unread_bytes(&relay.stream) {
+            self.relays.remove(id, &self.network);
+        } else {
+            relay.phase = RelayPhase::Resetting;
+            self.relays.resetting.push_back((now + RESET_LIMIT, id, relay.serial));
+            relay.link.want_reset();
+        }
+    }
+
+    fn pump(&mut self, now: Instant, id: RelayId) {
+        let Some(relay) = self.relays.relays.get_mut(id) else { return };
+        if relay.phase == RelayPhase::Resetting {
+            // The byte has come, or Envoy closed by itself.
+            self.relays.remove(id, &self.network);
+            return;
+        }
+        let flow = relay.flow;
+        match relay.pump(now, &mut self.stack) {
+            Progress::Continue => {}
+            Progress::Done => {
+                self.owners.remove(&flow);
+                self.stack.release(now, flow);
+                self.relays.remove(id, &self.network);
+            }
+            Progress::Aborted => {
+                self.stats.resets_out += 1;
+                self.owners.remove(&flow);
+                self.stack.abort(now, flow);
+                self.relays.remove(id, &self.network);
+            }
+        }
+    }
+}
+
+impl Relay {
+    fn pump(&mut self, now: Instant, stack: &mut Netstack) -> Progress {
+        if self.to_envoy(now, stack).is_err() {
+            return Progress::Aborted;
+        }
+        match self.to_overlay(now, stack) {
+            Ok(Progress::Continue) if self.read_finished && self.write_finished => Progress::Done,
+            Ok(progress) => progress,
+            Err(_) => Progress::Aborted,
+        }
+    }
+
+    fn to_envoy(&mut self, now: Instant, stack: &mut Netstack) -> io::Result<()> {
+        loop {
+            while self.written < self.pending.len() {
+                match self.stream.write(&self.pending[self.written..]) {
+                    Ok(count) => self.written += count,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            let available = stack.recv_available(self.flow).min(CHUNK);
+            self.written = 0;
+            if available == 0 {
+                // An idle relay holds nothing.
+                self.pending = Vec::new();
+                break;
+            }
+            self.pending.resize(available, 0);
+            let received = stack.recv(now, self.flow, &mut self.pending);
+            self.pending.truncate(received);
+        }
+        if self.overlay_finished && !self.write_finished {
+            self.write_finished = true;
+            self.stream.shutdown(Shutdown::Write)?;
+        }
+        Ok(())
+    }
+
+    fn to_overlay(&mut self, now: Instant, stack: &mut Netstack) -> io::Result<Progress> {
+        if self.read_finished {
+            return Ok(Progress::Continue);
+        }
+        let mut buffer = [0; CHUNK];
+        loop {
+            // What is not read stays in the socket: its buffer fills, and Envoy stops reading from the destination.
+            let room = stack.send_capacity(self.flow).min(CHUNK);
+            if room == 0 {
+                // Refused, as the netstack has no room; it tells when it has.
+                stack.send(now, self.flow, &buffer[..1]);
+                return Ok(Progress::Continue);
+            }
+            match self.stream.read(&mut buffer[..room]) {
+                Ok(0) if self.link.finishing() => {
+                    self.read_finished = true;
+                    stack.finish(now, self.flow);
+                    return Ok(Progress::Continue);
+                }
+                Ok(0) => return Ok(Progress::Aborted),
+                Ok(count) => {
+                    stack.send(now, self.flow, &buffer[..count]);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Progress::Continue),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn has_unread_bytes(stream: &UnixStream) -> bool {
+    rustix::io::ioctl_fionread(stream).is_ok_and(|count| count > 0)
+}

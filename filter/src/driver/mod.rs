@@ -1,0 +1,347 @@
+//! The thread of one network: it owns the netstack, the WireGuard socket and the sockets towards Envoy's ingress
+//! listeners, all by value.
+//!
+//! One turn: wait; receive datagrams in batches; serve the egress flows that Envoy's workers touched; run timers;
+//! pass on what the netstack reports; send datagrams in batches. Every step has a budget, so none starves the others.
+
+mod clock;
+mod egress;
+mod ingress;
+mod proxy_protocol;
+mod udp;
+
+use crate::flow::Flow;
+use crate::network::{self, Network, Phase};
+use crate::status::{Counts, NetworkStatus, PeerStatus, ThreadStats};
+use clock::Clock;
+use envoy_config::{Endpoint, Peer};
+use envoy_proxy_dynamic_modules_rust_sdk::*;
+use mio::{Events, Poll, Token, Waker};
+use nexodus_netstack::{CloseReason, Config, Event, FlowId, Instant, Limits, Netstack, PeerConfig};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use udp::Socket;
+
+const WAKER: Token = Token(0);
+const UDP: Token = Token(1);
+/// Sockets towards Envoy's ingress listeners count from here.
+const FIRST_RELAY: usize = 2;
+
+/// Receive system calls per turn (each brings up to `quinn_udp::BATCH_SIZE` buffers).
+const RECEIVE_BUDGET: usize = 8;
+/// Send system calls per turn (each takes up to 64 KiB).
+const SEND_BUDGET: usize = 64;
+/// Netstack events per turn.
+const EVENT_BUDGET: usize = 4096;
+/// At most this old while anything happens.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why a network cannot start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error(
+        "UDP port {port} for WireGuard cannot be opened: {source}; choose another listen_port, or free this one"
+    )]
+    Socket { port: u16, source: io::Error },
+    #[error(transparent)]
+    Netstack(#[from] nexodus_netstack::ConfigError),
+    #[error("endpoint {endpoint} of peer {public_key} cannot be resolved: {source}")]
+    Resolve { endpoint: String, public_key: String, source: io::Error },
+    #[error("{what}: {source}")]
+    System { what: &'static str, source: io::Error },
+}
+
+/// Opens the network's socket and starts its thread.
+///
+/// # Errors
+/// When the socket cannot be opened, the configuration contradicts itself, or a peer's name does not resolve.
+pub(crate) fn start(
+    network: Arc<Network>,
+    config: envoy_config::Network,
+) -> Result<JoinHandle<()>, StartError> {
+    let system = |what| move |source| StartError::System { what, source };
+    let poll = Poll::new().map_err(system("epoll"))?;
+    let waker = Waker::new(poll.registry(), WAKER).map_err(system("eventfd"))?;
+    let port = config.listen_port.unwrap_or(0);
+    let socket =
+        Socket::open(port, poll.registry(), UDP).map_err(|source| StartError::Socket { port, source })?;
+    let clock = Clock::start();
+    let mut stack = Netstack::new(
+        Config {
+            private_key: *config.private_key.as_bytes(),
+            addresses: config.addresses.clone(),
+            mtu: config.mtu,
+            limits: Limits {
+                max_flows: config.limits.max_flows,
+                buffer_bytes: config.limits.buffer_bytes,
+                ..Limits::default()
+            },
+            seed: clock::seed(),
+        },
+        clock.now(),
+    )?;
+    stack.set_peers(clock.now(), resolve(&config.peers)?)?;
+    *network::lock(&network.status) = NetworkStatus {
+        public_key: config.public_key.to_string(),
+        addresses: config.addresses.iter().map(ToString::to_string).collect(),
+        listen_port: socket.port(),
+        ..NetworkStatus::default()
+    };
+    network.set_waker(waker);
+    network.set_phase(Phase::Running);
+    let driver = Driver {
+        network: network.clone(),
+        stack,
+        socket,
+        poll,
+        clock,
+        owners: HashMap::new(),
+        relays: ingress::Relays::default(),
+        work: VecDeque::new(),
+        listening: HashSet::new(),
+        stats: ThreadStats::default(),
+        status_due: clock.now(),
+    };
+    thread::Builder::new()
+        .name(format!("nexodus:{}", network.name))
+        .spawn(move || run(&network, driver))
+        .map_err(system("thread"))
+}
+
+/// The thread. A panic ends this network alone: its flows are closed, its gauge says so, Envoy lives on.
+fn run(network: &Arc<Network>, mut driver: Driver) {
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver.run()));
+    let failure = match ended {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some("internal error (a panic; please report it)".to_owned()),
+    };
+    if let Some(failure) = failure {
+        envoy_log_error!("network {} failed: {}", network.name, failure);
+        network::lock(&network.status).failure = Some(failure);
+        network.set_phase(Phase::Failed);
+    }
+    driver.close_all();
+}
+
+struct Driver {
+    network: Arc<Network>,
+    stack: Netstack,
+    socket: Socket,
+    poll: Poll,
+    clock: Clock,
+    owners: HashMap<FlowId, Owner>,
+    relays: ingress::Relays,
+    work: VecDeque<Arc<Flow>>,
+    listening: HashSet<u16>,
+    stats: ThreadStats,
+    status_due: Instant,
+}
+
+/// Who a flow of the netstack belongs to.
+enum Owner {
+    Egress(egress::Egress),
+    Ingress(ingress::RelayId),
+}
+
+impl Driver {
+    fn run(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        let mut more = false;
+        while self.network.phase() == Phase::Running {
+            self.wait(&mut events, more)?;
+            let now = self.clock.now();
+            self.stats.wakeups += 1;
+            self.apply_changes(now);
+            more = self.receive(now)?;
+            self.serve_egress(now);
+            self.serve_relays(now);
+            self.stack.handle_timeout(now);
+            more |= self.dispatch(now);
+            more |= self.transmit(now);
+            self.publish_status(now);
+        }
+        // What the ends of the flows still have to say.
+        self.close_all();
+        let now = self.clock.now();
+        self.transmit(now);
+        Ok(())
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&mut self, events: &mut Events, more: bool) -> io::Result<()> {
+        let timeout = if more {
+            Some(Duration::ZERO)
+        } else {
+            let now = self.clock.now();
+            let deadlines = [self.stack.poll_timeout(), self.relays.deadline()];
+            deadlines.into_iter().flatten().min().map(|deadline| deadline.saturating_since(now))
+        };
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        for event in &*events {
+            match event.token() {
+                WAKER => {}
+                UDP => self.socket.ready(event.is_readable(), event.is_writable()),
+                Token(token) => self.relays.ready(token - FIRST_RELAY),
+            }
+        }
+        self.network.awake();
+        Ok(())
+    }
+
+    fn apply_changes(&mut self, now: Instant) {
+        let Some(desired) = self.network.take_changes() else { return };
+        if let Some(peers) = desired.peers {
+            let set = resolve(&peers).and_then(|peers| Ok(self.stack.set_peers(now, peers)?));
+            if let Err(error) = set {
+                envoy_log_error!("network {}: peers not changed: {}", self.network.name, error);
+            }
+        }
+        let wanted: HashSet<u16> = desired.listeners.keys().copied().collect();
+        for port in self.listening.difference(&wanted) {
+            self.stack.unlisten(*port);
+        }
+        for port in wanted.difference(&self.listening) {
+            self.stack.listen(*port);
+        }
+        self.listening = wanted;
+        self.relays
+            .set_listeners(desired.listeners.into_iter().map(|(port, (_, path))| (port, path)).collect());
+        self.status_due = now;
+    }
+
+    /// Whether there may be more to receive.
+    fn receive(&mut self, now: Instant) -> io::Result<bool> {
+        for _ in 0..RECEIVE_BUDGET {
+            let stack = &mut self.stack;
+            if !self.socket.receive(|remote, datagram| stack.handle_datagram(now, remote, datagram))? {
+                return Ok(false);
+            }
+            self.stats.udp_receives += 1;
+        }
+        Ok(true)
+    }
+
+    /// Passes on what the netstack reports; whether there is more.
+    fn dispatch(&mut self, now: Instant) -> bool {
+        for _ in 0..EVENT_BUDGET {
+            let Some(event) = self.stack.poll_event() else { return false };
+            match event {
+                Event::Incoming { flow, local, remote } => self.incoming(now, flow, local, remote),
+                Event::Connected { flow }
+                | Event::Readable { flow }
+                | Event::Writable { flow }
+                | Event::Finished { flow } => match self.owners.get(&flow) {
+                    Some(Owner::Egress(_)) => self.egress_event(now, flow, event),
+                    Some(Owner::Ingress(relay)) => self.relay_event(now, *relay, event),
+                    None => {}
+                },
+                Event::Closed { flow, reason } => match self.owners.remove(&flow) {
+                    Some(Owner::Egress(egress)) => {
+                        self.stats.overlay_resets += u64::from(reason != CloseReason::Done);
+                        egress.closed(reason);
+                    }
+                    Some(Owner::Ingress(relay)) => self.relay_closed(now, relay, reason),
+                    None => {}
+                },
+            }
+        }
+        true
+    }
+
+    /// Sends what the netstack has; whether there is more.
+    fn transmit(&mut self, now: Instant) -> bool {
+        for _ in 0..SEND_BUDGET {
+            if !self.socket.can_send() {
+                return false;
+            }
+            let Some(transmit) = self.stack.poll_transmit(now, self.socket.send_buffer()) else {
+                return false;
+            };
+            self.stats.udp_sends += 1;
+            if !self.socket.send(transmit) {
+                self.stats.udp_send_errors += 1;
+            }
+        }
+        true
+    }
+
+    fn publish_status(&mut self, now: Instant) {
+        if now < self.status_due {
+            return;
+        }
+        self.status_due = now + STATUS_INTERVAL;
+        let peers = self
+            .stack
+            .peers()
+            .map(|peer| PeerStatus {
+                public_key: envoy_config::PublicKey::from_bytes(peer.public_key).to_string(),
+                endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
+                allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
+                latest_handshake: peer.latest_handshake_at.map(|at| self.clock.unix_seconds(at)),
+                transmitted: peer.tx_bytes,
+                received: peer.rx_bytes,
+            })
+            .collect();
+        let mut listeners: Vec<u16> = self.listening.iter().copied().collect();
+        listeners.sort_unstable();
+        let mut status = network::lock(&self.network.status);
+        status.peers = peers;
+        status.listeners = listeners;
+        status.counts = Counts { stack: *self.stack.stats(), thread: self.stats };
+    }
+
+    /// Ends every connection of this network.
+    fn close_all(&mut self) {
+        let now = self.clock.now();
+        self.network.take_work(&mut self.work);
+        for flow in std::mem::take(&mut self.work) {
+            egress::network_down(&flow);
+        }
+        for (id, owner) in std::mem::take(&mut self.owners) {
+            self.stack.abort(now, id);
+            match owner {
+                Owner::Egress(egress) => egress.network_down(),
+                Owner::Ingress(relay) => self.relays.remove(relay, &self.network),
+            }
+        }
+    }
+}
+
+/// Peers as the netstack takes them: names resolved.
+fn resolve(peers: &[Peer]) -> Result<Vec<PeerConfig>, StartError> {
+    peers.iter().map(resolve_peer).collect()
+}
+
+fn resolve_peer(peer: &Peer) -> Result<PeerConfig, StartError> {
+    let endpoint = match &peer.endpoint {
+        None => None,
+        Some(Endpoint::Address(address)) => Some(*address),
+        Some(Endpoint::Host { host, port }) => {
+            let failed = |source| StartError::Resolve {
+                endpoint: format!("{host}:{port}"),
+                public_key: peer.public_key.to_string(),
+                source,
+            };
+            let mut addresses: Vec<SocketAddr> =
+                (host.as_str(), *port).to_socket_addrs().map_err(failed)?.collect();
+            // A host without IPv6 still resolves to IPv6 addresses.
+            addresses.sort_by_key(SocketAddr::is_ipv6);
+            addresses.first().copied()
+        }
+    };
+    Ok(PeerConfig {
+        public_key: *peer.public_key.as_bytes(),
+        preshared_key: peer.preshared_key.as_ref().map(|key| *key.as_bytes()),
+        endpoint,
+        allowed_ips: peer.allowed_ips.clone(),
+        persistent_keepalive: peer.persistent_keepalive,
+    })
+}

@@ -1,0 +1,174 @@
+//! The WireGuard UDP socket: one for both families where the host has IPv6, in batches, with segmentation (GSO)
+//! and receive (GRO) offload where the kernel has them.
+
+use mio::{Interest, Registry, Token};
+use nexodus_netstack::Transmit;
+use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
+use socket2::{Domain, Protocol, Type};
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// What one receive buffer holds: a batch of coalesced datagrams.
+const RECEIVE_BUFFER: usize = 64 * 1024;
+/// Asked of the kernel for each direction; it grants up to `net.core.rmem_max` and `wmem_max`.
+const KERNEL_BUFFER: usize = 4 << 20;
+
+pub(super) struct Socket {
+    socket: mio::net::UdpSocket,
+    state: UdpSocketState,
+    ipv6: bool,
+    readable: bool,
+    writable: bool,
+    received: Vec<u8>,
+    outgoing: Vec<u8>,
+    /// What `outgoing` holds, when the kernel had no room for it.
+    waiting: Option<Transmit>,
+}
+
+impl Socket {
+    /// Port 0: any.
+    pub(super) fn open(port: u16, registry: &Registry, token: Token) -> io::Result<Self> {
+        let (socket, ipv6) = match bind(Domain::IPV6, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
+            Ok(socket) => (socket, true),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+            Err(_) => (bind(Domain::IPV4, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?, false),
+        };
+        let mut socket = mio::net::UdpSocket::from_std(socket.into());
+        let state = UdpSocketState::new((&socket).into())?;
+        allow_fragmentation(&socket, ipv6);
+        registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Self {
+            socket,
+            state,
+            ipv6,
+            readable: true,
+            writable: true,
+            received: vec![0; RECEIVE_BUFFER * BATCH_SIZE],
+            outgoing: Vec::with_capacity(64 * 1024),
+            waiting: None,
+        })
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.socket.local_addr().map_or(0, |address| address.port())
+    }
+
+    pub(super) fn ready(&mut self, readable: bool, writable: bool) {
+        self.readable |= readable;
+        self.writable |= writable;
+    }
+
+    /// One system call's worth of datagrams; whether there may be more.
+    pub(super) fn receive(&mut self, mut take: impl FnMut(SocketAddr, &[u8])) -> io::Result<bool> {
+        if !self.readable {
+            return Ok(false);
+        }
+        let mut metas = [RecvMeta::default(); BATCH_SIZE];
+        let mut buffers = self.received.chunks_exact_mut(RECEIVE_BUFFER).map(IoSliceMut::new);
+        let mut buffers: [IoSliceMut<'_>; BATCH_SIZE] =
+            std::array::from_fn(|_| buffers.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
+        let count = match self.state.recv((&self.socket).into(), &mut buffers, &mut metas) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                return Ok(false);
+            }
+            // ICMP errors of earlier sends show up here; WireGuard goes on.
+            Err(error) if is_transient(&error) => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        for (meta, buffer) in metas.iter().zip(&buffers).take(count) {
+            let remote = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
+            let bytes = buffer.get(..meta.len).unwrap_or(&[]);
+            for datagram in bytes.chunks(meta.stride.max(1)) {
+                take(remote, datagram);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether [`Self::send`] may be called: nothing waits for room in the kernel.
+    pub(super) fn can_send(&mut self) -> bool {
+        if let Some(transmit) = self.waiting.take_if(|_| self.writable) {
+            // No room again leaves it waiting; another refusal is as good as loss on the way.
+            self.send(transmit);
+        }
+        self.waiting.is_none()
+    }
+
+    /// Where the next [`Transmit`] is written.
+    pub(super) fn send_buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.outgoing
+    }
+
+    /// Sends what stands in [`Self::send_buffer`]; `false` when the system refused it, which is as good as loss
+    /// on the way.
+    pub(super) fn send(&mut self, transmit: Transmit) -> bool {
+        let size = transmit.segment_size.unwrap_or(self.outgoing.len()).max(1);
+        let per_call = size * self.state.max_gso_segments().max(1);
+        let destination = self.mapped(transmit.destination);
+        let mut sent = true;
+        for (index, batch) in self.outgoing.chunks(per_call).enumerate() {
+            let transmit_batch = quinn_udp::Transmit {
+                destination,
+                ecn: None,
+                contents: batch,
+                segment_size: (batch.len() > size).then_some(size),
+                src_ip: None,
+            };
+            match self.state.try_send((&self.socket).into(), &transmit_batch) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.writable = false;
+                    self.waiting = Some(transmit);
+                    self.outgoing.drain(..index * per_call);
+                    return sent;
+                }
+                Err(_) => sent = false,
+            }
+        }
+        sent
+    }
+
+    fn mapped(&self, destination: SocketAddr) -> SocketAddr {
+        match destination.ip() {
+            IpAddr::V4(ip) if self.ipv6 => SocketAddr::new(ip.to_ipv6_mapped().into(), destination.port()),
+            _ => destination,
+        }
+    }
+}
+
+fn bind(domain: Domain, address: SocketAddr) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(false)?;
+    }
+    // More is better, less works.
+    let _ = socket.set_recv_buffer_size(KERNEL_BUFFER);
+    let _ = socket.set_send_buffer_size(KERNEL_BUFFER);
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// quinn-udp forbids IP fragmentation, which QUIC wants and WireGuard does not: where the path's MTU is smaller than
+/// the tunnel's asks for, large datagrams would vanish. Best effort: a refusal leaves what quinn-udp set.
+fn allow_fragmentation(socket: &mio::net::UdpSocket, ipv6: bool) {
+    use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
+    use rustix::net::sockopt::{set_ip_mtu_discover, set_ipv6_mtu_discover};
+    let _ = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT);
+    if ipv6 {
+        let _ = set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DONT);
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,275 @@
+//! `nexodus.egress`: the terminal network filter of the internal listener `tunnel/<network>`. It ends each
+//! internal connection in a TCP flow of the overlay, towards the destination in the metadata
+//! `nexodus.destination` of the endpoint that Envoy's load balancer chose.
+
+use crate::flow::{Flow, State};
+use crate::greeting::{Greeting, Outcome};
+use crate::network::{self, Network, Phase};
+use envoy_config::EgressConfig;
+use envoy_proxy_dynamic_modules_rust_sdk::abi::{
+    envoy_dynamic_module_type_network_connection_close_type as CloseType,
+    envoy_dynamic_module_type_network_connection_event as ConnectionEvent,
+    envoy_dynamic_module_type_on_network_filter_data_status as DataStatus,
+};
+use envoy_proxy_dynamic_modules_rust_sdk::*;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub(crate) struct EgressFilterConfig {
+    network: Arc<Network>,
+}
+
+impl EgressFilterConfig {
+    /// Parses the configuration, and hands the peers it carries to its network: the newest accepted
+    /// configuration counts.
+    pub(crate) fn new(config: &[u8]) -> Result<Self, Box<dyn std::error::Error>> {
+        let config = EgressConfig::from_json(config)?;
+        let network = Network::find(&config.network)?;
+        if let Some(loaded) = config.load_peers()? {
+            for warning in &loaded.warnings {
+                envoy_log_info!("network {}: {}", config.network, warning);
+            }
+            network.set_peers(loaded.peers);
+        }
+        Ok(Self { network })
+    }
+}
+
+impl<ENF: EnvoyNetworkFilter> NetworkFilterConfig<ENF> for EgressFilterConfig {
+    fn new_network_filter(&self, _envoy: &mut ENF) -> Box<dyn NetworkFilter<ENF>> {
+        Box::new(EgressFilter { network: self.network.clone(), connection: Connection::Closed })
+    }
+}
+
+struct EgressFilter {
+    network: Arc<Network>,
+    connection: Connection,
+}
+
+enum Connection {
+    Open(Open),
+    /// Not opened yet, refused, or closed: nothing to do.
+    Closed,
+}
+
+struct Open {
+    flow: Arc<Flow>,
+    greeted: bool,
+    /// Envoy's end of stream was read.
+    read_finished: bool,
+    /// The overlay's end of stream was written.
+    write_finished: bool,
+    read_disabled: bool,
+}
+
+impl<ENF: EnvoyNetworkFilter> NetworkFilter<ENF> for EgressFilter {
+    fn on_new_connection(&mut self, envoy: &mut ENF) -> DataStatus {
+        envoy.enable_half_close(true);
+        match self.open(envoy) {
+            Ok(open) => self.connection = Connection::Open(open),
+            Err(outcome) => refuse(envoy, outcome, 0),
+        }
+        DataStatus::StopIteration
+    }
+
+    fn on_read(&mut self, envoy: &mut ENF, length: usize, end_stream: bool) -> DataStatus {
+        let Connection::Open(open) = &mut self.connection else { return DataStatus::StopIteration };
+        if end_stream && !open.greeted {
+            // `nexodus.connect` sends nothing before the greeting, so this is Envoy giving up: its connect
+            // timeout, or the client went away.
+            self.abort();
+            envoy.close(CloseType::NoFlush);
+            return DataStatus::StopIteration;
+        }
+        let chunk = take_read_buffer(envoy, length);
+        let full = {
+            let mut state = open.flow.lock();
+            state.to_overlay.push(chunk);
+            if end_stream {
+                state.to_overlay.finish();
+            }
+            state.worker_paused = state.to_overlay.is_full();
+            state.worker_paused
+        };
+        open.read_finished |= end_stream;
+        if full && !open.read_disabled {
+            open.read_disabled = true;
+            envoy.read_disable(true);
+        }
+        self.network.work(&open.flow);
+        DataStatus::StopIteration
+    }
+
+    fn on_scheduled(&mut self, envoy: &mut ENF, _event_id: u64) {
+        self.pump(envoy);
+    }
+
+    fn on_below_write_buffer_low_watermark(&mut self, envoy: &mut ENF) {
+        self.pump(envoy);
+    }
+
+    fn on_event(&mut self, _envoy: &mut ENF, event: ConnectionEvent) {
+        match event {
+            ConnectionEvent::RemoteClose | ConnectionEvent::LocalClose => self.closed(),
+            ConnectionEvent::Connected | ConnectionEvent::ConnectedZeroRtt => {}
+        }
+    }
+}
+
+impl Drop for EgressFilter {
+    // Envoy raises a close event first; this is for a connection that never got as far.
+    fn drop(&mut self) {
+        self.closed();
+    }
+}
+
+impl EgressFilter {
+    fn open<ENF: EnvoyNetworkFilter>(&self, envoy: &mut ENF) -> Result<Open, Outcome> {
+        let destination = destination(envoy).ok_or(Outcome::BadDestination)?;
+        if self.network.phase() != Phase::Running {
+            return Err(Outcome::NetworkDown);
+        }
+        let scheduler = Box::new(envoy.new_scheduler());
+        let flow =
+            Arc::new(Flow::new(network::unique(), destination, scheduler, self.network.queued_bytes.clone()));
+        network::publish_flow(&flow);
+        self.network.work(&flow);
+        Ok(Open { flow, greeted: false, read_finished: false, write_finished: false, read_disabled: false })
+    }
+
+    /// Moves what the network thread left for Envoy.
+    fn pump<ENF: EnvoyNetworkFilter>(&mut self, envoy: &mut ENF) {
+        let Connection::Open(open) = &mut self.connection else { return };
+        open.flow.lock().worker_looks();
+        let token = open.flow.token;
+        match open.step(envoy) {
+            Step::Wait => {}
+            Step::TookBytes => self.network.work(&open.flow),
+            Step::Refused(outcome) => {
+                self.abort();
+                refuse(envoy, outcome, token);
+            }
+            Step::Reset => {
+                self.abort();
+                // Envoy carries this through the internal connection and on to the client as RST.
+                envoy.close(CloseType::AbortReset);
+            }
+            Step::ClientGone => {
+                self.abort();
+                envoy.close(CloseType::NoFlush);
+            }
+        }
+    }
+
+    /// The connection is over in Envoy: end the flow gracefully when both directions were, else reset it.
+    fn closed(&mut self) {
+        match &self.connection {
+            Connection::Open(open) if open.read_finished && open.write_finished => {
+                self.leave(|state| state.released = true);
+            }
+            _ => self.abort(),
+        }
+    }
+
+    fn abort(&mut self) {
+        self.leave(|state| state.aborted = true);
+    }
+
+    fn leave(&mut self, how: impl FnOnce(&mut State)) {
+        if let Connection::Open(open) = std::mem::replace(&mut self.connection, Connection::Closed) {
+            network::forget_flow(open.flow.token);
+            {
+                let mut state = open.flow.lock();
+                how(&mut state);
+                state.detach_worker();
+            }
+            self.network.work(&open.flow);
+        }
+    }
+}
+
+/// What [`Open::step`] found that its caller has to act on.
+enum Step {
+    Wait,
+    /// There is room again for bytes from the overlay.
+    TookBytes,
+    Refused(Outcome),
+    Reset,
+    ClientGone,
+}
+
+impl Open {
+    fn step<ENF: EnvoyNetworkFilter>(&mut self, envoy: &mut ENF) -> Step {
+        let mut took = false;
+        loop {
+            let (chunk, finish, resume) = {
+                let mut state = self.flow.lock();
+                if state.client_gone {
+                    return Step::ClientGone;
+                }
+                match state.outcome {
+                    None => return Step::Wait,
+                    Some(Outcome::Connected) => {}
+                    Some(outcome) => return Step::Refused(outcome),
+                }
+                if state.reset {
+                    return Step::Reset;
+                }
+                let resume = state.worker_paused && state.to_overlay.is_below_half();
+                if resume {
+                    state.worker_paused = false;
+                }
+                let chunk = if envoy.above_high_watermark() { None } else { state.to_envoy.pop() };
+                let finish = chunk.is_none() && state.to_envoy.is_finished() && state.to_envoy.is_empty();
+                (chunk, finish, resume)
+            };
+            // Envoy is called without the lock: it calls back.
+            if !self.greeted {
+                self.greeted = true;
+                let greeting = Greeting { outcome: Outcome::Connected, token: self.flow.token };
+                envoy.write(&greeting.encode(), false);
+            }
+            if resume && self.read_disabled {
+                self.read_disabled = false;
+                envoy.read_disable(false);
+            }
+            if finish && !self.write_finished {
+                self.write_finished = true;
+                envoy.write(&[], true);
+            }
+            match chunk {
+                Some(chunk) => {
+                    took = true;
+                    envoy.write(&chunk, false);
+                }
+                None if took => return Step::TookBytes,
+                None => return Step::Wait,
+            }
+        }
+    }
+}
+
+/// Tells `nexodus.connect` why, then closes.
+fn refuse<ENF: EnvoyNetworkFilter>(envoy: &mut ENF, outcome: Outcome, token: u64) {
+    envoy.write(&Greeting { outcome, token }.encode(), false);
+    envoy.close_with_details(CloseType::FlushWrite, outcome.reason());
+}
+
+fn destination<ENF: EnvoyNetworkFilter>(envoy: &ENF) -> Option<SocketAddr> {
+    let text = envoy.get_dynamic_metadata_string("nexodus", "destination")?;
+    std::str::from_utf8(text.as_slice()).ok()?.parse().ok()
+}
+
+/// Empties Envoy's read buffer: the one copy of payload on this way in.
+fn take_read_buffer<ENF: EnvoyNetworkFilter>(envoy: &mut ENF, length: usize) -> Vec<u8> {
+    if length == 0 {
+        return Vec::new();
+    }
+    let mut chunk = Vec::with_capacity(length);
+    let (slices, total) = envoy.get_read_buffer_chunks();
+    for slice in &slices {
+        chunk.extend_from_slice(slice.as_slice());
+    }
+    envoy.drain_read_buffer(total);
+    chunk
+}

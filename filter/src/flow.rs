@@ -1,0 +1,248 @@
+//! One egress connection as its two owners see it: the Envoy worker that runs its filter, and the network
+//! thread that runs its TCP flow.
+//!
+//! Each direction is a bounded queue of chunks; a flow that is idle holds none. Each side wakes the other at
+//! most once until the other has looked: [`Flow::wake_worker`] by the filter's scheduler, `Network::work` by
+//! the network thread's waker. The lock is held for a push, a pop or a flag, never while bytes are copied.
+
+use crate::greeting::Outcome;
+use envoy_proxy_dynamic_modules_rust_sdk::EnvoyNetworkFilterScheduler;
+use nexodus_netstack::FlowId;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A direction stops taking bytes when it holds this many.
+pub(crate) const QUEUE_HIGH: usize = 256 * 1024;
+/// The same when the network's queues together are over their budget.
+const QUEUE_HIGH_UNDER_PRESSURE: usize = 16 * 1024;
+
+/// See the module.
+pub(crate) struct Flow {
+    pub(crate) token: u64,
+    pub(crate) destination: SocketAddr,
+    /// In the network thread's work list, at most once.
+    pub(crate) queued: AtomicBool,
+    state: Mutex<State>,
+}
+
+/// Where a flow stands in the netstack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum FlowState {
+    #[default]
+    New,
+    Open(FlowId),
+    Gone,
+}
+
+/// What both sides share. Fields named by the side that writes them.
+#[derive(Default)]
+pub(crate) struct State {
+    /// Bytes from Envoy for the overlay.
+    pub(crate) to_overlay: ChunkQueue,
+    /// Bytes from the overlay for Envoy.
+    pub(crate) to_envoy: ChunkQueue,
+
+    /// Worker: it stopped reading because `to_overlay` was full; wake it when half of that is gone.
+    pub(crate) worker_paused: bool,
+    /// Worker: Envoy is done with this connection after both ends finished; let TCP end by itself.
+    pub(crate) released: bool,
+    /// Worker or `nexodus.connect`: Envoy gave the connection up; reset the overlay side.
+    pub(crate) aborted: bool,
+    /// `nexodus.connect`: its end of the internal connection is gone, close the filter's end.
+    pub(crate) client_gone: bool,
+
+    /// Network thread: where the flow stands there.
+    pub(crate) network_side: FlowState,
+    /// Network thread: how opening ended, once it has.
+    pub(crate) outcome: Option<Outcome>,
+    /// Network thread: the overlay side was reset after it had been open.
+    pub(crate) reset: bool,
+
+    /// A wake-up of the worker is under way.
+    worker_woken: bool,
+    scheduler: Option<Box<dyn EnvoyNetworkFilterScheduler>>,
+}
+
+impl Flow {
+    pub(crate) fn new(
+        token: u64,
+        destination: SocketAddr,
+        scheduler: Box<dyn EnvoyNetworkFilterScheduler>,
+        queued_bytes: Arc<QueueBudget>,
+    ) -> Self {
+        let state = State {
+            to_overlay: ChunkQueue::new(queued_bytes.clone()),
+            to_envoy: ChunkQueue::new(queued_bytes),
+            scheduler: Some(scheduler),
+            ..State::default()
+        };
+        Self { token, destination, queued: AtomicBool::new(false), state: Mutex::new(state) }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves plain data behind; the flow is being closed then anyway.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Network thread (or another worker): makes the filter's `on_scheduled` run, once however often called.
+    pub(crate) fn wake_worker(&mut self) {
+        if !self.worker_woken
+            && let Some(scheduler) = &self.scheduler
+        {
+            self.worker_woken = true;
+            // Under the lock, so that `detach_worker` cannot return while this call holds the last reference
+            // to Envoy's filter object: it would then be destroyed on the wrong thread.
+            scheduler.commit(0);
+        }
+    }
+
+    /// Worker: from here on the next [`Self::wake_worker`] wakes it again.
+    pub(crate) fn worker_looks(&mut self) {
+        self.worker_woken = false;
+    }
+
+    /// Worker: the filter is going away; no wake-up is under way or comes after this.
+    pub(crate) fn detach_worker(&mut self) {
+        self.scheduler = None;
+        self.to_envoy.clear();
+    }
+}
+
+/// Bytes held by all queues of a network, against the limit above which each queue gets less.
+pub(crate) struct QueueBudget {
+    held: AtomicUsize,
+    limit: usize,
+}
+
+impl QueueBudget {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { held: AtomicUsize::new(0), limit }
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+}
+
+/// A queue of byte chunks with an end mark. Who pushes checks [`ChunkQueue::is_full`] first; one push past it
+/// is possible, because Envoy hands over what it has read, at most its connection buffer limit.
+#[derive(Default)]
+pub(crate) struct ChunkQueue {
+    chunks: VecDeque<Vec<u8>>,
+    bytes: usize,
+    finished: bool,
+    budget: Option<Arc<QueueBudget>>,
+}
+
+impl ChunkQueue {
+    fn new(budget: Arc<QueueBudget>) -> Self {
+        Self { chunks: VecDeque::new(), bytes: 0, finished: false, budget: Some(budget) }
+    }
+
+    pub(crate) fn push(&mut self, chunk: Vec<u8>) {
+        if chunk.is_empty() {
+            return;
+        }
+        self.bytes += chunk.len();
+        if let Some(budget) = &self.budget {
+            budget.held.fetch_add(chunk.len(), Ordering::Relaxed);
+        }
+        self.chunks.push_back(chunk);
+    }
+
+    /// No byte follows those pushed so far.
+    pub(crate) fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes >= self.high()
+    }
+
+    pub(crate) fn is_below_half(&self) -> bool {
+        self.bytes <= self.high() / 2
+    }
+
+    fn high(&self) -> usize {
+        match &self.budget {
+            Some(budget) if budget.held() > budget.limit => QUEUE_HIGH_UNDER_PRESSURE,
+            _ => QUEUE_HIGH,
+        }
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Vec<u8>> {
+        let chunk = self.chunks.pop_front()?;
+        self.took(chunk.len());
+        Some(chunk)
+    }
+
+    fn clear(&mut self) {
+        self.took(self.bytes);
+    }
+
+    fn took(&mut self, count: usize) {
+        self.bytes -= count;
+        if let Some(budget) = &self.budget {
+            budget.held.fetch_sub(count, Ordering::Relaxed);
+        }
+        if self.bytes == 0 {
+            // An idle flow holds nothing.
+            self.chunks = VecDeque::new();
+        }
+    }
+}
+
+impl Drop for ChunkQueue {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn queue(limit: usize) -> (ChunkQueue, Arc<QueueBudget>) {
+        let budget = Arc::new(QueueBudget::new(limit));
+        (ChunkQueue::new(budget.clone()), budget)
+    }
+
+    #[test]
+    fn chunks_leave_in_order_and_an_empty_queue_holds_nothing() {
+        let (mut queue, budget) = queue(1 << 20);
+        queue.push(b"hello ".to_vec());
+        queue.push(Vec::new());
+        queue.push(b"world".to_vec());
+        assert_eq!((queue.pop().unwrap(), budget.held()), (b"hello ".to_vec(), 5));
+        assert_eq!(queue.pop().unwrap(), b"world");
+        assert!(queue.is_empty() && queue.pop().is_none());
+        assert_eq!((budget.held(), queue.chunks.capacity()), (0, 0));
+    }
+
+    #[test]
+    fn a_queue_is_full_at_its_mark_and_earlier_when_the_network_is_over_budget() {
+        let (mut queue, budget) = queue(100 * 1024);
+        queue.push(vec![0; 20 * 1024]);
+        assert!(!queue.is_full());
+        let mut other = ChunkQueue::new(budget.clone());
+        other.push(vec![0; 90 * 1024]);
+        assert!(queue.is_full(), "over the budget of the network");
+        drop(other);
+        assert!(!queue.is_full(), "the budget is given back when a flow ends");
+        queue.push(vec![0; QUEUE_HIGH]);
+        assert!(queue.is_full());
+    }
+}

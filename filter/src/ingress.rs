@@ -1,0 +1,166 @@
+//! `nexodus.ingress`: ties a connection that came out of the overlay to its flow.
+//!
+//! The network thread relays an accepted overlay connection to the Unix socket of its Envoy listener, behind a
+//! PROXY v2 header, so the connection's addresses here are the overlay's and name the flow. A Unix socket shows
+//! an abrupt close as a clean end; this filter tells the two apart, in both directions:
+//! * Envoy ends its stream: seen here before the socket shows it ([`IngressLink::finishing`]). An end without
+//!   that is an abort, and becomes RST in the overlay.
+//! * The overlay peer resets: closing a Unix socket with unread bytes gives the other end ECONNRESET, so this
+//!   filter writes one byte that the network thread never reads. Envoy sees a reset and passes it on.
+
+use crate::network::{self, Network};
+use envoy_config::{IngressConfig, Protocol};
+use envoy_proxy_dynamic_modules_rust_sdk::abi::{
+    envoy_dynamic_module_type_network_connection_close_type as CloseType,
+    envoy_dynamic_module_type_network_connection_event as ConnectionEvent,
+    envoy_dynamic_module_type_on_network_filter_data_status as DataStatus,
+};
+use envoy_proxy_dynamic_modules_rust_sdk::*;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// What the filter and the network thread share of one ingress connection.
+#[derive(Default)]
+pub(crate) struct IngressLink {
+    finishing: AtomicBool,
+    reset: Mutex<Reset>,
+}
+
+#[derive(Default)]
+struct Reset {
+    wanted: bool,
+    scheduler: Option<Box<dyn EnvoyNetworkFilterScheduler>>,
+}
+
+impl IngressLink {
+    /// Network thread: whether Envoy said that it ends its stream, before its socket showed the end.
+    pub(crate) fn finishing(&self) -> bool {
+        self.finishing.load(Ordering::Acquire)
+    }
+
+    /// Network thread: have the filter write the byte that turns closing the socket into a reset.
+    pub(crate) fn want_reset(&self) {
+        let mut reset = network::lock(&self.reset);
+        reset.wanted = true;
+        if let Some(scheduler) = &reset.scheduler {
+            // Under the lock for the reason given at `flow::State::wake_worker`.
+            scheduler.commit(0);
+        }
+    }
+
+    /// Worker: returns whether a reset is wanted already.
+    fn attach(&self, scheduler: Box<dyn EnvoyNetworkFilterScheduler>) -> bool {
+        let mut reset = network::lock(&self.reset);
+        reset.scheduler = Some(scheduler);
+        reset.wanted
+    }
+
+    fn detach(&self) {
+        network::lock(&self.reset).scheduler = None;
+    }
+}
+
+pub(crate) struct IngressFilterConfig {
+    network: Arc<Network>,
+    port: u16,
+    generation: u64,
+}
+
+impl IngressFilterConfig {
+    /// Parses the configuration and makes its port a listening one in the overlay: at once when the network
+    /// runs, else when it starts.
+    pub(crate) fn new(config: &[u8]) -> Result<Self, Box<dyn std::error::Error>> {
+        let config = IngressConfig::from_json(config)?;
+        let network = Network::find(&config.network)?;
+        if config.protocol != Protocol::Tcp {
+            return Err(
+                "protocol \"udp\" is carried by a UDP listener filter, not by this network filter".into()
+            );
+        }
+        let generation = network::unique();
+        network.set_listener(&config, generation);
+        Ok(Self { network, port: config.port, generation })
+    }
+}
+
+impl Drop for IngressFilterConfig {
+    fn drop(&mut self) {
+        self.network.remove_listener(self.port, self.generation);
+    }
+}
+
+impl<ENF: EnvoyNetworkFilter> NetworkFilterConfig<ENF> for IngressFilterConfig {
+    fn new_network_filter(&self, _envoy: &mut ENF) -> Box<dyn NetworkFilter<ENF>> {
+        Box::new(IngressFilter { network: self.network.clone(), link: None })
+    }
+}
+
+struct IngressFilter {
+    network: Arc<Network>,
+    link: Option<Arc<IngressLink>>,
+}
+
+impl<ENF: EnvoyNetworkFilter> NetworkFilter<ENF> for IngressFilter {
+    fn on_new_connection(&mut self, envoy: &mut ENF) -> DataStatus {
+        let link = addresses(envoy).and_then(|(source, destination)| self.network.link(source, destination));
+        let Some(link) = link else {
+            // Whoever may open the socket may write any PROXY header: only connections of the network thread count.
+            envoy.close_with_details(CloseType::NoFlush, "nexodus.ingress: not a connection of this overlay");
+            return DataStatus::StopIteration;
+        };
+        let reset_wanted = link.attach(Box::new(envoy.new_scheduler()));
+        self.link = Some(link);
+        if reset_wanted {
+            write_reset_byte(envoy);
+        }
+        DataStatus::Continue
+    }
+
+    fn on_write(&mut self, _envoy: &mut ENF, _length: usize, end_stream: bool) -> DataStatus {
+        if end_stream && let Some(link) = &self.link {
+            link.finishing.store(true, Ordering::Release);
+        }
+        DataStatus::Continue
+    }
+
+    fn on_scheduled(&mut self, envoy: &mut ENF, _event_id: u64) {
+        if self.link.is_some() {
+            write_reset_byte(envoy);
+        }
+    }
+
+    fn on_event(&mut self, _envoy: &mut ENF, event: ConnectionEvent) {
+        match event {
+            ConnectionEvent::RemoteClose | ConnectionEvent::LocalClose => self.closed(),
+            ConnectionEvent::Connected | ConnectionEvent::ConnectedZeroRtt => {}
+        }
+    }
+}
+
+impl Drop for IngressFilter {
+    // Envoy raises a close event first; this is for a connection that never got as far.
+    fn drop(&mut self) {
+        self.closed();
+    }
+}
+
+impl IngressFilter {
+    fn closed(&mut self) {
+        if let Some(link) = self.link.take() {
+            link.detach();
+        }
+    }
+}
+
+fn write_reset_byte<ENF: EnvoyNetworkFilter>(envoy: &mut ENF) {
+    envoy.write(&[0], false);
+}
+
+/// (overlay source, overlay destination), as the PROXY v2 header named them.
+fn addresses<ENF: EnvoyNetworkFilter>(envoy: &ENF) -> Option<(SocketAddr, SocketAddr)> {
+    let parse = |(address, port): (String, u32)| {
+        Some(SocketAddr::new(address.parse().ok()?, u16::try_from(port).ok()?))
+    };
+    Some((parse(envoy.get_remote_address())?, parse(envoy.get_local_address())?))
+}

@@ -1,0 +1,216 @@
+//! The networks of this process, by name: what Envoy's threads and the network threads share.
+//!
+//! Configuration callbacks only *state* here what should be: peers, listening ports. The network thread reads
+//! it when it runs; `envoy --mode validate` never starts one, so nothing is opened there.
+
+use crate::flow::{Flow, QueueBudget};
+use crate::ingress::IngressLink;
+use crate::status::NetworkStatus;
+use envoy_config::{IngressConfig, Peer};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+static NETWORKS: Mutex<BTreeMap<String, Arc<Network>>> = Mutex::new(BTreeMap::new());
+static FLOWS: OnceLock<Mutex<HashMap<u64, Weak<Flow>>>> = OnceLock::new();
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// A number that no other flow or configuration of this process has.
+pub(crate) fn unique() -> u64 {
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A lock whose data stays meaningful after a panic: plain values, each written in one step.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the network thread runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    /// The server is not initialized yet, or only validates.
+    Configured = 0,
+    Running = 1,
+    Stopped = 2,
+    /// Its socket could not be opened, or its thread panicked.
+    Failed = 3,
+}
+
+/// See the module.
+pub(crate) struct Network {
+    pub(crate) name: String,
+    pub(crate) queued_bytes: Arc<QueueBudget>,
+    phase: AtomicU8,
+    desired: Mutex<Desired>,
+    desired_changed: AtomicBool,
+    /// Flows with something for the network thread to do; each at most once ([`Flow::queued`]).
+    work: Mutex<VecDeque<Arc<Flow>>>,
+    waker: OnceLock<mio::Waker>,
+    waking: AtomicBool,
+    /// Connections on their way from the overlay into Envoy, by (overlay source, overlay destination).
+    links: Mutex<HashMap<(SocketAddr, SocketAddr), Arc<IngressLink>>>,
+    pub(crate) status: Mutex<NetworkStatus>,
+}
+
+/// What the configuration asks for, at present.
+#[derive(Clone, Default)]
+pub(crate) struct Desired {
+    /// `None`: those the network was started with.
+    pub(crate) peers: Option<Vec<Peer>>,
+    /// Overlay TCP port to the Unix socket of its Envoy listener, with the configuration that said so last.
+    pub(crate) listeners: BTreeMap<u16, (u64, PathBuf)>,
+}
+
+impl Network {
+    /// Registers a network that the bootstrap names.
+    pub(crate) fn register(name: &str, queue_budget: usize) -> Arc<Self> {
+        let network = Arc::new(Self {
+            name: name.to_owned(),
+            queued_bytes: Arc::new(QueueBudget::new(queue_budget)),
+            phase: AtomicU8::new(Phase::Configured as u8),
+            desired: Mutex::default(),
+            desired_changed: AtomicBool::new(true),
+            work: Mutex::default(),
+            waker: OnceLock::new(),
+            waking: AtomicBool::new(false),
+            links: Mutex::default(),
+            status: Mutex::default(),
+        });
+        lock(&NETWORKS).insert(name.to_owned(), network.clone());
+        network
+    }
+
+    pub(crate) fn find(name: &str) -> Result<Arc<Self>, UnknownNetwork> {
+        let networks = lock(&NETWORKS);
+        networks.get(name).cloned().ok_or_else(|| UnknownNetwork {
+            name: name.to_owned(),
+            known: networks.keys().cloned().collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Configured,
+            1 => Phase::Running,
+            2 => Phase::Stopped,
+            _ => Phase::Failed,
+        }
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// The network thread is about to wait on `waker`.
+    pub(crate) fn set_waker(&self, waker: mio::Waker) {
+        // Only ever set by the one thread of this network.
+        let _ = self.waker.set(waker);
+    }
+
+    /// Asks the network thread to stop; its owner joins it.
+    pub(crate) fn stop(&self) {
+        self.set_phase(Phase::Stopped);
+        self.wake();
+    }
+
+    pub(crate) fn wake(&self) {
+        if !self.waking.swap(true, Ordering::AcqRel)
+            && let Some(waker) = self.waker.get()
+        {
+            // An eventfd write fails only when its counter overflows; then it is readable anyway.
+            let _ = waker.wake();
+        }
+    }
+
+    /// Network thread: from here on the next [`Self::wake`] wakes it again.
+    pub(crate) fn awake(&self) {
+        self.waking.store(false, Ordering::Release);
+    }
+
+    /// Has the network thread look at `flow`.
+    pub(crate) fn work(&self, flow: &Arc<Flow>) {
+        if !flow.queued.swap(true, Ordering::AcqRel) {
+            lock(&self.work).push_back(flow.clone());
+            self.wake();
+        }
+    }
+
+    /// Network thread: the flows with work, once each.
+    pub(crate) fn take_work(&self, into: &mut VecDeque<Arc<Flow>>) {
+        std::mem::swap(&mut *lock(&self.work), into);
+        for flow in &*into {
+            flow.queued.store(false, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn set_peers(&self, peers: Vec<Peer>) {
+        lock(&self.desired).peers = Some(peers);
+        self.changed();
+    }
+
+    /// `config` is the newest to speak for its port, until [`Self::remove_listener`] with the same `generation`.
+    pub(crate) fn set_listener(&self, config: &IngressConfig, generation: u64) {
+        lock(&self.desired).listeners.insert(config.port, (generation, config.socket.clone()));
+        self.changed();
+    }
+
+    pub(crate) fn remove_listener(&self, port: u16, generation: u64) {
+        let mut desired = lock(&self.desired);
+        if desired.listeners.get(&port).is_some_and(|(newest, _)| *newest == generation) {
+            desired.listeners.remove(&port);
+            drop(desired);
+            self.changed();
+        }
+    }
+
+    fn changed(&self) {
+        self.desired_changed.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Network thread: the configuration, when it changed since the last call.
+    pub(crate) fn take_changes(&self) -> Option<Desired> {
+        self.desired_changed.swap(false, Ordering::AcqRel).then(|| lock(&self.desired).clone())
+    }
+
+    pub(crate) fn add_link(&self, source: SocketAddr, destination: SocketAddr, link: Arc<IngressLink>) {
+        lock(&self.links).insert((source, destination), link);
+    }
+
+    pub(crate) fn link(&self, source: SocketAddr, destination: SocketAddr) -> Option<Arc<IngressLink>> {
+        lock(&self.links).get(&(source, destination)).cloned()
+    }
+
+    pub(crate) fn remove_link(&self, source: SocketAddr, destination: SocketAddr) {
+        lock(&self.links).remove(&(source, destination));
+    }
+}
+
+/// A filter configuration names a network that the bootstrap extension `tunnel` does not have.
+#[derive(Debug, thiserror::Error)]
+#[error("network {name:?} is not configured in the bootstrap extension `tunnel` (configured: {known})")]
+pub(crate) struct UnknownNetwork {
+    name: String,
+    known: String,
+}
+
+/// All networks, by name.
+pub(crate) fn all() -> Vec<Arc<Network>> {
+    lock(&NETWORKS).values().cloned().collect()
+}
+
+/// Makes `flow` known by its token, for `nexodus.connect`.
+pub(crate) fn publish_flow(flow: &Arc<Flow>) {
+    lock(FLOWS.get_or_init(Mutex::default)).insert(flow.token, Arc::downgrade(flow));
+}
+
+pub(crate) fn forget_flow(token: u64) {
+    lock(FLOWS.get_or_init(Mutex::default)).remove(&token);
+}
+
+pub(crate) fn flow(token: u64) -> Option<Arc<Flow>> {
+    lock(FLOWS.get_or_init(Mutex::default)).get(&token)?.upgrade()
+}

@@ -1,0 +1,149 @@
+//! What a network tells about itself: the admin page `/nexodus/status` and the module's metrics.
+
+use nexodus_netstack::Stats;
+use serde_json::{Map, Value, json};
+
+/// A copy of the network thread's numbers, at most a second old while anything happens.
+#[derive(Clone, Default)]
+pub(crate) struct NetworkStatus {
+    pub(crate) public_key: String,
+    pub(crate) addresses: Vec<String>,
+    /// The WireGuard UDP port; 0 before the socket is open.
+    pub(crate) listen_port: u16,
+    pub(crate) listeners: Vec<u16>,
+    pub(crate) peers: Vec<PeerStatus>,
+    pub(crate) counts: Counts,
+    /// Why the network is not running.
+    pub(crate) failure: Option<String>,
+}
+
+#[derive(Clone)]
+pub(crate) struct PeerStatus {
+    pub(crate) public_key: String,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) allowed_ips: Vec<String>,
+    /// Unix seconds.
+    pub(crate) latest_handshake: Option<u64>,
+    pub(crate) transmitted: u64,
+    pub(crate) received: u64,
+}
+
+/// The netstack's numbers, and those of the network thread around it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) stack: Stats,
+    pub(crate) thread: ThreadStats,
+}
+
+/// What the network thread counts itself.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ThreadStats {
+    /// Waits for work that ended.
+    pub(crate) wakeups: u64,
+    /// System calls that received datagrams.
+    pub(crate) udp_receives: u64,
+    /// System calls that sent datagrams.
+    pub(crate) udp_sends: u64,
+    /// Batches of datagrams that the system refused to send.
+    pub(crate) udp_send_errors: u64,
+    /// Overlay connections refused because Envoy's listener did not take them.
+    pub(crate) ingress_refused: u64,
+    /// Egress connections for which no flow could be made.
+    pub(crate) egress_failed: u64,
+    /// Flows that the overlay ended other than by both sides finishing: refused, reset, timed out, unreachable.
+    pub(crate) overlay_resets: u64,
+    /// Aborts in Envoy passed on to the overlay as RST.
+    pub(crate) resets_out: u64,
+}
+
+/// A number of [`Counts`] under its metric name.
+type Named = (&'static str, fn(&Counts) -> u64);
+
+/// Every counter, in the order of the status page. Closed: Envoy takes no new metric after the configuration.
+pub(crate) const COUNTERS: &[Named] = &[
+    ("rx_datagrams", |c| c.stack.rx_datagrams),
+    ("rx_bytes", |c| c.stack.rx_bytes),
+    ("tx_datagrams", |c| c.stack.tx_datagrams),
+    ("tx_bytes", |c| c.stack.tx_bytes),
+    ("rx_packets", |c| c.stack.rx_packets),
+    ("tx_packets", |c| c.stack.tx_packets),
+    ("handshakes", |c| c.stack.handshakes),
+    ("handshakes_initiated", |c| c.stack.handshakes_initiated),
+    ("handshakes_expired", |c| c.stack.handshakes_expired),
+    ("cookies_sent", |c| c.stack.cookies_sent),
+    ("drop_bad_datagram", |c| c.stack.bad_datagram),
+    ("drop_unknown_peer", |c| c.stack.unknown_peer),
+    ("drop_decrypt_failed", |c| c.stack.decrypt_failed),
+    ("drop_replayed", |c| c.stack.replayed),
+    ("drop_no_session", |c| c.stack.no_session),
+    ("drop_bad_packet", |c| c.stack.bad_packet),
+    ("drop_bad_source", |c| c.stack.bad_source),
+    ("drop_not_ours", |c| c.stack.not_ours),
+    ("drop_fragment", |c| c.stack.fragment),
+    ("drop_unhandled", |c| c.stack.unhandled),
+    ("drop_queue_full", |c| c.stack.queue_full),
+    ("drop_unroutable", |c| c.stack.unroutable),
+    ("drop_icmp_limited", |c| c.stack.icmp_limited),
+    ("refused_pending_full", |c| c.stack.pending_full),
+    ("refused_too_many_flows", |c| c.stack.too_many_flows),
+    ("refused_budget", |c| c.stack.budget_refused),
+    ("refused_no_ports", |c| c.stack.no_ports),
+    ("refused_accept_expired", |c| c.stack.accept_expired),
+    ("time_wait_evicted", |c| c.stack.time_wait_evicted),
+    ("rst_sent", |c| c.stack.rst_sent),
+    ("echo_replies", |c| c.stack.echo_replies),
+    ("unreachable_sent", |c| c.stack.unreachable_sent),
+    ("flows_connected", |c| c.stack.flows_connected),
+    ("flows_accepted", |c| c.stack.flows_accepted),
+    ("wakeups", |c| c.thread.wakeups),
+    ("udp_receives", |c| c.thread.udp_receives),
+    ("udp_sends", |c| c.thread.udp_sends),
+    ("udp_send_errors", |c| c.thread.udp_send_errors),
+    ("ingress_refused", |c| c.thread.ingress_refused),
+    ("egress_failed", |c| c.thread.egress_failed),
+    ("overlay_resets", |c| c.thread.overlay_resets),
+    ("resets_out", |c| c.thread.resets_out),
+];
+
+/// Every gauge.
+pub(crate) const GAUGES: &[Named] = &[
+    ("flows", |c| c.stack.flows as u64),
+    ("pending", |c| c.stack.pending as u64),
+    ("time_wait", |c| c.stack.time_wait as u64),
+    ("buffer_bytes", |c| c.stack.buffer_bytes as u64),
+];
+
+impl NetworkStatus {
+    pub(crate) fn to_json(&self, name: &str, running: bool) -> Value {
+        let peers: Vec<Value> = self
+            .peers
+            .iter()
+            .map(|peer| {
+                json!({
+                    "public_key": peer.public_key,
+                    "endpoint": peer.endpoint,
+                    "allowed_ips": peer.allowed_ips,
+                    "latest_handshake": peer.latest_handshake,
+                    "transmitted_bytes": peer.transmitted,
+                    "received_bytes": peer.received,
+                })
+            })
+            .collect();
+        let numbers: Map<String, Value> = COUNTERS
+            .iter()
+            .chain(GAUGES)
+            .map(|(name, number)| ((*name).to_owned(), number(&self.counts).into()))
+            .collect();
+        json!({
+            "name": name,
+            "running": running,
+            "failure": self.failure,
+            "public_key": self.public_key,
+            "addresses": self.addresses,
+            "listen_port": self.listen_port,
+            "listening_tcp": self.listeners,
+            "peers": peers,
+            "numbers": numbers,
+        })
+    }
+}

@@ -1,0 +1,197 @@
+//! Bootstrap extension `tunnel`: the networks of this Envoy, their threads, metrics and status page.
+
+use crate::driver;
+use crate::network::{self, Network, Phase};
+use crate::status::{COUNTERS, GAUGES};
+use envoy_config::TunnelConfig;
+use envoy_proxy_dynamic_modules_rust_sdk::*;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+const STATUS_PATH: &str = "/nexodus/status";
+const METRICS_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(crate) struct TunnelExtensionConfig {
+    /// Loaded networks, until the server is initialized and their threads take them.
+    prepared: Mutex<Vec<(Arc<Network>, envoy_config::Network)>>,
+    metrics: Mutex<Vec<Metrics>>,
+    /// Owns the timer that publishes the metrics.
+    _timer: Box<dyn EnvoyBootstrapExtensionTimer>,
+}
+
+impl TunnelExtensionConfig {
+    /// Reads configuration and keys, so that a bad file stops Envoy at its start and `--mode validate` finds it;
+    /// opens nothing.
+    pub(crate) fn new(
+        envoy: &mut dyn EnvoyBootstrapExtensionConfig,
+        config: &[u8],
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        // Envoy waits for this before it starts its listeners. Nothing here is worth waiting for: a connection
+        // that comes before its network runs is refused with that reason.
+        envoy.signal_init_complete();
+        let config = TunnelConfig::from_json(config)?;
+        let mut prepared = Vec::new();
+        let mut metrics = Vec::new();
+        for network in &config.networks {
+            let loaded = network.load()?;
+            for warning in &loaded.warnings {
+                envoy_log_info!("network {}: {}", loaded.name, warning);
+            }
+            let network = Network::register(&loaded.name, loaded.limits.buffer_bytes);
+            metrics.push(Metrics::define(envoy, network.clone())?);
+            prepared.push((network, loaded));
+        }
+        let timer = envoy.new_timer();
+        timer.enable(METRICS_INTERVAL);
+        envoy.register_admin_handler(
+            STATUS_PATH,
+            "Nexodus networks, peers and counters as JSON",
+            false,
+            false,
+        );
+        Ok(Self { prepared: Mutex::new(prepared), metrics: Mutex::new(metrics), _timer: timer })
+    }
+}
+
+impl BootstrapExtensionConfig for TunnelExtensionConfig {
+    fn new_bootstrap_extension(
+        &self,
+        _envoy: &mut dyn EnvoyBootstrapExtension,
+    ) -> Box<dyn BootstrapExtension> {
+        Box::new(TunnelExtension {
+            prepared: std::mem::take(&mut *network::lock(&self.prepared)),
+            threads: Vec::new(),
+        })
+    }
+
+    fn on_timer_fired(
+        &self,
+        envoy: &mut dyn EnvoyBootstrapExtensionConfig,
+        timer: &dyn EnvoyBootstrapExtensionTimer,
+    ) {
+        for metrics in &mut *network::lock(&self.metrics) {
+            metrics.publish(envoy);
+        }
+        timer.enable(METRICS_INTERVAL);
+    }
+
+    fn on_admin_request(
+        &self,
+        _envoy: &mut dyn EnvoyBootstrapExtensionConfig,
+        _method: &str,
+        _path: &str,
+        _body: &[u8],
+    ) -> (u32, String) {
+        let networks: Vec<_> = network::all()
+            .iter()
+            .map(|network| {
+                network::lock(&network.status).to_json(&network.name, network.phase() == Phase::Running)
+            })
+            .collect();
+        (200, format!("{:#}\n", serde_json::json!({ "networks": networks })))
+    }
+}
+
+struct TunnelExtension {
+    prepared: Vec<(Arc<Network>, envoy_config::Network)>,
+    threads: Vec<(Arc<Network>, JoinHandle<()>)>,
+}
+
+impl BootstrapExtension for TunnelExtension {
+    // Not called in validate mode: from here on sockets may be open.
+    fn on_server_initialized(&mut self, _envoy: &mut dyn EnvoyBootstrapExtension) {
+        for (network, config) in self.prepared.drain(..) {
+            match driver::start(network.clone(), config) {
+                Ok(thread) => self.threads.push((network, thread)),
+                Err(error) => {
+                    envoy_log_error!("network {} is not running: {}", network.name, error);
+                    network::lock(&network.status).failure = Some(error.to_string());
+                    network.set_phase(Phase::Failed);
+                }
+            }
+        }
+    }
+
+    fn on_shutdown(&mut self, _envoy: &mut dyn EnvoyBootstrapExtension, completion: CompletionCallback) {
+        self.stop();
+        completion.done();
+    }
+}
+
+impl TunnelExtension {
+    fn stop(&mut self) {
+        for (network, _) in &self.threads {
+            network.stop();
+        }
+        for (network, thread) in self.threads.drain(..) {
+            if thread.join().is_err() {
+                envoy_log_error!("network {}: its thread had failed", network.name);
+            }
+        }
+    }
+}
+
+impl Drop for TunnelExtension {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A network's numbers as Envoy knows them: `nexodus.<network>.<name>`. Envoy takes definitions only while the
+/// configuration is made.
+struct Metrics {
+    network: Arc<Network>,
+    counters: Vec<(EnvoyCounterId, u64)>,
+    gauges: Vec<EnvoyGaugeId>,
+    running: EnvoyGaugeId,
+    queued_bytes: EnvoyGaugeId,
+}
+
+/// Envoy refused to define a metric.
+#[derive(Debug, thiserror::Error)]
+#[error("Envoy did not take the metric {name}")]
+struct MetricRefused {
+    name: String,
+}
+
+impl Metrics {
+    fn define(
+        envoy: &mut dyn EnvoyBootstrapExtensionConfig,
+        network: Arc<Network>,
+    ) -> Result<Self, MetricRefused> {
+        let prefixed = |name: &str| format!("nexodus.{}.{name}", network.name);
+        let gauge = |envoy: &mut dyn EnvoyBootstrapExtensionConfig, name: &str| {
+            let name = prefixed(name);
+            envoy.define_gauge(&name).map_err(|_| MetricRefused { name })
+        };
+        let gauges = GAUGES.iter().map(|(name, _)| gauge(envoy, name)).collect::<Result<Vec<_>, _>>()?;
+        let running = gauge(envoy, "running")?;
+        let queued_bytes = gauge(envoy, "queued_bytes")?;
+        let counters = COUNTERS
+            .iter()
+            .map(|(name, _)| {
+                let name = prefixed(name);
+                envoy.define_counter(&name).map(|id| (id, 0)).map_err(|_| MetricRefused { name })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { network, counters, gauges, running, queued_bytes })
+    }
+
+    fn publish(&mut self, envoy: &dyn EnvoyBootstrapExtensionConfig) {
+        let counts = network::lock(&self.network.status).counts;
+        for ((id, published), (_, count)) in self.counters.iter_mut().zip(COUNTERS) {
+            let value = count(&counts);
+            if value > *published && envoy.increment_counter(*id, value - *published).is_ok() {
+                *published = value;
+            }
+        }
+        let running = u64::from(self.network.phase() == Phase::Running);
+        let queued = self.network.queued_bytes.held() as u64;
+        let gauges = self.gauges.iter().zip(GAUGES).map(|(id, (_, gauge))| (*id, gauge(&counts)));
+        for (id, value) in gauges.chain([(self.running, running), (self.queued_bytes, queued)]) {
+            // One that cannot be set now is set a second later.
+            let _ = envoy.set_gauge(id, value);
+        }
+    }
+}
