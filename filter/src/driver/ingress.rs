@@ -205,17 +205,17 @@ impl Driver {
 
 impl Relay {
     fn pump(&mut self, now: Instant, stack: &mut Netstack) -> Progress {
-        if self.to_envoy(now, stack).is_err() {
+        if self.feed_envoy(now, stack).is_err() {
             return Progress::Aborted;
         }
-        match self.to_overlay(now, stack) {
+        match self.feed_overlay(now, stack) {
             Ok(Progress::Continue) if self.read_finished && self.write_finished => Progress::Done,
             Ok(progress) => progress,
             Err(_) => Progress::Aborted,
         }
     }
 
-    fn to_envoy(&mut self, now: Instant, stack: &mut Netstack) -> io::Result<()> {
+    fn feed_envoy(&mut self, now: Instant, stack: &mut Netstack) -> io::Result<()> {
         loop {
             while self.written < self.pending.len() {
                 match self.stream.write(&self.pending[self.written..]) {
@@ -243,7 +243,7 @@ impl Relay {
         Ok(())
     }
 
-    fn to_overlay(&mut self, now: Instant, stack: &mut Netstack) -> io::Result<Progress> {
+    fn feed_overlay(&mut self, now: Instant, stack: &mut Netstack) -> io::Result<Progress> {
         if self.read_finished {
             return Ok(Progress::Continue);
         }
