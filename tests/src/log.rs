@@ -30,11 +30,9 @@ pub fn access_log<'a>(log: &'a str, listener: &str) -> Vec<&'a str> {
     log.lines().filter(|line| names_first(line, listener)).collect()
 }
 
-/// Whether the line begins with this name; a time in brackets may stand before it.
+/// Whether the line begins with this name, or with a time and this name.
 fn names_first(line: &str, name: &str) -> bool {
-    let after_time =
-        line.strip_prefix('[').and_then(|line| line.split_once("] ")).filter(|(time, _)| !time.contains('['));
-    after_time.map_or(line, |(_, rest)| rest).split_whitespace().next() == Some(name)
+    line.split_whitespace().take(2).any(|word| word == name)
 }
 
 fn severity(line: &str) -> Option<Severity> {
@@ -64,7 +62,7 @@ mod tests {
 [2026-01-01 00:00:00.000][12][info][main] [source/server/server.cc:1] starting, 0 bytes
 [2026-01-01 00:00:00.001][12][warning][dynamic_modules] [x.cc:2] peer 1 is unreachable
 2026-01-01T00:00:00Z  WARN nexd: Envoy ended
-[2026-01-01T00:00:00.000Z] egress/tcp/80 100.64.0.1 sent=12
+2026-01-01T00:00:00.000Z egress/tcp/80 100.64.0.1 sent=12
 egress/tcp/8080 100.64.0.1 sent=13
 [2026-01-01 00:00:00.001][12][info][x] egress/tcp/80 is up
 ";
@@ -82,7 +80,7 @@ egress/tcp/8080 100.64.0.1 sent=13
     fn a_listener_is_not_mistaken_for_a_longer_name() {
         assert_eq!(
             access_log(LOG, "egress/tcp/80"),
-            ["[2026-01-01T00:00:00.000Z] egress/tcp/80 100.64.0.1 sent=12"]
+            ["2026-01-01T00:00:00.000Z egress/tcp/80 100.64.0.1 sent=12"]
         );
     }
 }

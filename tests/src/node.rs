@@ -20,7 +20,7 @@ use crate::wait::within;
 
 /// From the start of nexd to open listeners.
 const READY_LIMIT: Duration = Duration::from_secs(20);
-/// nexd's default drain time and some more.
+/// The drain time and more than enough.
 const END_LIMIT: Duration = Duration::from_secs(15);
 
 /// What a node is to be started with.
@@ -138,6 +138,9 @@ pub struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
+    /// How long a test's connections may outlive SIGTERM: less than the default, which each test with one would wait for.
+    pub const DRAIN_TIME: Duration = Duration::from_secs(2);
+
     /// A node with this identity, no peers and no rules yet.
     pub fn with(products: &Products, identity: &Identity) -> NodeBuilder<'a> {
         NodeBuilder {
@@ -194,11 +197,12 @@ impl<'a> Node<'a> {
         command.arg("--runtime-dir").arg(self.runtime_directory());
         command.arg("--wg-config").arg(self.directory.path().join("wg0.conf"));
         command.arg("--envoy").arg(&builder.products.envoy);
+        command.arg("--drain-time").arg(format!("{}s", Self::DRAIN_TIME.as_secs()));
         command.args(&builder.flags).arg("proxy");
         for (direction, rule) in &builder.rules {
             command.args([direction, rule.as_str()]);
         }
-        command.env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", &builder.products.directory);
+        command.env("NEXD_MODULE_DIR", &builder.products.directory);
         if !builder.prefix.is_empty() {
             command = under(&builder.prefix, &command);
         }

@@ -84,7 +84,6 @@ fn an_unreachable_overlay_destination_ends_the_client_after_the_connect_timeout(
     let (node, port) = overlay.node(&products, &[overlay.blackholed(80)]);
     let start = Instant::now();
     let mut client = connect((Ipv4Addr::LOCALHOST, port)).expect("Envoy accepts");
-    client.set_read_timeout(Some(Duration::from_secs(100))).expect("an open socket");
     let end = read_end(&mut client);
     let took = start.elapsed();
     measured(&format!(
@@ -96,8 +95,8 @@ fn an_unreachable_overlay_destination_ends_the_client_after_the_connect_timeout(
         "the client was left waiting"
     );
     assert!(took >= CONNECT_TIMEOUT - Duration::from_millis(100), "gave up after {took:?}");
-    // A single destination is tried eight times at most, one connect timeout each.
-    assert!(took < 9 * CONNECT_TIMEOUT, "took {took:?}");
+    // A single destination is tried once: the next attempt is the client's to make.
+    assert!(took < CONNECT_TIMEOUT + Duration::from_secs(2), "took {took:?}");
     let log = node.access_log(&format!("egress/tcp/{port}"), 1);
     assert!(
         log[0].contains("timeout") || log[0].contains("UF"),

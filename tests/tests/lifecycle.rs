@@ -41,13 +41,13 @@ fn sigterm_ends_a_node_within_the_drain_time_although_a_client_stays() {
     client.read_exact(&mut [0; 5]).expect("echoed");
 
     let start = Instant::now();
-    // Fails by itself after the default drain time of 10 s and some grace.
     let status = tunnel.two.stop(Signal::TERM);
     e2e::measured(&format!(
         "SIGTERM with a client that stays: ended after {:.1} s",
         start.elapsed().as_secs_f64()
     ));
     assert!(status.success(), "an ordered end is a success: {status}");
+    assert!(start.elapsed() < Node::DRAIN_TIME + Duration::from_secs(3), "took {:?}", start.elapsed());
     client.set_read_timeout(Some(Duration::from_secs(5))).expect("an open socket");
     let mut rest = Vec::new();
     let end = client.read_to_end(&mut rest);

@@ -136,7 +136,7 @@ fn a_missing_module_or_envoy_or_the_wrong_version_is_named() {
 
     let node = lone_node(&products).build();
     let mut command = node.command();
-    let (status, out, error) = run(command.env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", empty.path()));
+    let (status, out, error) = run(command.env("NEXD_MODULE_DIR", empty.path()));
     assert!(!status.success(), "{out}{error}");
     assert!((out + &error).contains("libnexodus.so"));
 }
@@ -206,7 +206,7 @@ fn nexctls_keys_are_wireguards_keys() {
 
 fn nexd(products: &Products) -> Command {
     let mut command = Command::new(products.program("nexd"));
-    command.arg("--envoy").arg(&products.envoy).env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", &products.directory);
+    command.arg("--envoy").arg(&products.envoy).env("NEXD_MODULE_DIR", &products.directory);
     command.env_remove("NEXD_WG_CONFIG");
     command
 }

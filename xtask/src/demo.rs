@@ -165,7 +165,6 @@ impl Demo<'_> {
             .arg("--envoy")
             .arg(&self.envoy)
             .args(["proxy", direction, rule])
-            .env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", &self.programs)
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)
@@ -195,8 +194,9 @@ impl Demo<'_> {
     fn access_log_line(&self, node: &Node, listener: &str) -> Result<String> {
         self.wait("the access log", REQUEST_LIMIT, || {
             let log = fs::read_to_string(&node.log)?;
-            // Envoy's own messages start with a bracket, access log lines do not.
-            Ok(log.lines().rfind(|line| line.contains(listener) && line.contains("bytes")).map(str::to_owned))
+            // An access log line begins with a time and the rule's listener.
+            let line = log.lines().rfind(|line| line.split_whitespace().nth(1) == Some(listener));
+            Ok(line.map(str::to_owned))
         })
     }
 
