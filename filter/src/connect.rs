@@ -26,6 +26,7 @@ impl<ETS: EnvoyTransportSocket> TransportSocketFactoryConfig<ETS> for ConnectFac
     fn new_transport_socket(&self, _envoy: &mut ETS) -> Box<dyn TransportSocket<ETS>> {
         Box::new(Connect {
             phase: Phase::Greeting { bytes: [0; Greeting::LEN], received: 0 },
+            unwritten: false,
             write_finished: false,
             read_finished: false,
         })
@@ -34,6 +35,8 @@ impl<ETS: EnvoyTransportSocket> TransportSocketFactoryConfig<ETS> for ConnectFac
 
 struct Connect {
     phase: Phase,
+    /// The internal connection did not take all that Envoy had to write.
+    unwritten: bool,
     write_finished: bool,
     read_finished: bool,
 }
@@ -73,6 +76,7 @@ impl<ETS: EnvoyTransportSocket + ?Sized> TransportSocket<ETS> for Connect {
             return IoResult::keep_open(0, false);
         }
         let mut written = 0;
+        self.unwritten = true;
         while envoy.write_buffer_length() > 0 {
             match envoy.io_write_from_write_buffer() {
                 (IoStatus::Success, count) => written += count,
@@ -80,6 +84,7 @@ impl<ETS: EnvoyTransportSocket + ?Sized> TransportSocket<ETS> for Connect {
                 (IoStatus::Error, _) => return IoResult::close(written, false),
             }
         }
+        self.unwritten = false;
         if end_stream && !self.write_finished {
             self.write_finished = true;
             envoy.io_shutdown_write();
@@ -87,17 +92,19 @@ impl<ETS: EnvoyTransportSocket + ?Sized> TransportSocket<ETS> for Connect {
         IoResult::keep_open(written, false)
     }
 
-    fn on_close(&mut self, envoy: &mut ETS, _event: ConnectionEvent, _abort_reset: bool) {
+    fn on_close(&mut self, envoy: &mut ETS, _event: ConnectionEvent, abort_reset: bool) {
         if matches!(self.phase, Phase::Greeting { .. }) {
             // It may have arrived just now; the other end takes it as read.
             self.read_greeting(envoy);
         }
         let Phase::Connected { token } = self.phase else { return };
-        if self.write_finished && self.read_finished {
+        // A close after the overlay's end of stream, with everything written, is Envoy's own end of stream (tcp_proxy
+        // closes at once then, without a last write). The other end sees it as one.
+        if self.read_finished && !self.unwritten && !abort_reset {
             return;
         }
-        // The internal connection shows its other end at most an end of stream, as a half-close does, and
-        // nothing after one. A closed client would leave the overlay connection open for ever.
+        // Any other close is an abort. But the internal connection shows its other end at most an end of stream, as
+        // a half-close does, and nothing after one: a client that is gone would leave the overlay connection open.
         if let Some(flow) = network::flow(token) {
             let mut state = flow.lock();
             state.client_gone = true;
