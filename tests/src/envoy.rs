@@ -77,7 +77,7 @@ pub fn validate(products: &Products, configuration: &Path) -> Result<(), String>
 
 fn command(products: &Products, configuration: &Path) -> Command {
     let mut command = Command::new(&products.envoy);
-    command.args(["--disable-hot-restart", "--concurrency", "2", "--log-level", "info", "--config-path"]);
+    command.args(["--disable-hot-restart", "--concurrency", "2", "--log-level", "warning", "--config-path"]);
     command.arg(configuration).env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", &products.directory);
     command
 }

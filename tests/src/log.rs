@@ -15,6 +15,8 @@ pub enum Severity {
 const ENVOYS_OWN: &[&str] = &[
     // Envoy recommends a limit for edge proxies.
     "there is no configured limit to the number of allowed active downstream connections",
+    // How every Envoy ends that is asked to.
+    "caught ENVOY_SIGTERM",
 ];
 
 /// The lines of a log that complain, apart from those that contain one of the `expected` texts.
