@@ -9,7 +9,7 @@ mod set;
 
 use std::{fmt, str::FromStr};
 
-pub use set::{Entry, MAX_RULES, RuleSet, RuleSetError, Source, Unsupported};
+pub use set::{Entry, MAX_HOST_BYTES, MAX_RULES, RuleSet, RuleSetError, Source, Unsupported};
 
 /// Which way connections travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -207,4 +207,5 @@ impl fmt::Display for RuleKey {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 mod tests;

@@ -1,6 +1,38 @@
-//! Rules to Envoy resources.
+//! Rules to Envoy resources: pure, and the same input gives the same bytes.
+//!
+//! All rules with one [`RuleKey`] become one listener, one cluster with that name, the cluster's endpoints, and the
+//! configuration of the listener's `tcp_proxy`. The destinations are the endpoints, in the order in which their rules
+//! were added. Whatever the rules are, there is the internal listener `tunnel/<network>` with its configuration, so the
+//! network has its peers before the first rule.
+//!
+//! **What depends on the number of destinations.** Adding a destination must not cut live connections, and Envoy closes
+//! the connections of a listener whose filter chain changes (after `--drain-time-s`). So nothing in a listener depends
+//! on the destinations, and nothing in a cluster, unless one of them is a hostname:
+//! * the destinations themselves arrive as endpoints (EDS);
+//! * outlier detection is the same for every number of hosts (see [`cluster`]);
+//! * `max_connect_attempts` does depend on it, so each listener has its `tcp_proxy` by extension discovery (ECDS),
+//!   under the listener's name: an update counts for new connections, live ones keep what they have.
 
-use std::{path::PathBuf, time::Duration};
+mod cluster;
+mod listener;
+mod module;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use envoy_config::{ConfigError, PeerConfig};
+use envoy_types::{
+    pb::{
+        envoy::config::core::v3::{
+            AggregatedConfigSource, ApiVersion, ConfigSource, TcpKeepalive,
+            config_source::ConfigSourceSpecifier,
+        },
+        google::protobuf::{self, Any, UInt32Value},
+    },
+    util::pack_any,
+};
 
 use crate::{
     rules::{RuleKey, RuleSet},
@@ -8,29 +40,46 @@ use crate::{
 };
 
 /// What the resources depend on besides the rules.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The WireGuard network's name, which is part of the internal listener's: `tunnel/<network>`.
     pub network: String,
-    /// The directory of the sockets between the module and Envoy's ingress listeners.
+    /// The directory of the sockets between the module and Envoy's ingress listeners. An absolute path.
     pub runtime_dir: PathBuf,
     /// How long Envoy waits for one attempt to reach one destination.
     pub connect_timeout: Duration,
     /// Where Envoy writes one line for each connection.
     pub access_log: AccessLog,
-    /// Egress listeners bind `[::]` and accept IPv4 there too; without, `0.0.0.0`, for a host that has no IPv6.
+    /// The peers of the network; none means those that its bootstrap configuration gives.
+    pub peers: Option<Vec<PeerConfig>>,
+    /// Egress listeners bind `[::]`, which takes IPv4 too; otherwise `0.0.0.0`, for a host without IPv6.
     pub ipv6: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            network: "default".to_owned(),
+            network: envoy_config::DEFAULT_NETWORK.to_owned(),
             runtime_dir: PathBuf::from("/run/nexd"),
             connect_timeout: Duration::from_secs(5),
             access_log: AccessLog::Stdout,
+            peers: None,
             ipv6: true,
         }
+    }
+}
+
+impl Settings {
+    /// Where the module finds an ingress listener: `<runtime_dir>/ingress-tcp-443.sock`.
+    #[must_use]
+    pub fn ingress_socket(&self, key: RuleKey) -> PathBuf {
+        self.runtime_dir.join(format!("{}-{}-{}.sock", key.direction, key.protocol, key.port))
+    }
+
+    /// The name of the internal listener and of its configuration: `tunnel/<network>`.
+    #[must_use]
+    pub fn tunnel_name(&self) -> String {
+        format!("tunnel/{}", self.network)
     }
 }
 
@@ -51,28 +100,91 @@ pub enum AccessLog {
 /// Turns rules into resources.
 ///
 /// # Errors
-/// [`TranslateError`] names the rule or setting that cannot be carried.
-pub fn translate(_rules: &RuleSet, _settings: &Settings) -> Result<Snapshot, TranslateError> {
-    Ok(Snapshot::default())
+/// [`TranslateError`]: the settings, or a listener's configuration, are not what the module accepts. Every rule of a
+/// [`RuleSet`] can be carried, so with settings that work for one rule set only the length of a socket path is left to
+/// fail.
+pub fn translate(rules: &RuleSet, settings: &Settings) -> Result<Snapshot, TranslateError> {
+    let mut resources = Vec::new();
+    let mut add = |kind, name: &str, body: Any| resources.push((ResourceName::new(kind, name), body));
+
+    let tunnel = settings.tunnel_name();
+    add(ResourceType::ExtensionConfig, &tunnel, listener::tunnel_filter(settings)?);
+    add(ResourceType::Listener, &tunnel, pack_any(listener::tunnel(settings)));
+    for (key, rules) in rules.by_key() {
+        let name = key.to_string();
+        add(ResourceType::Listener, &name, pack_any(listener::listener(key, settings)?));
+        add(ResourceType::ExtensionConfig, &name, listener::tcp_proxy(key, &rules));
+        add(ResourceType::Cluster, &name, pack_any(cluster::cluster(key, &rules, settings)));
+        if let Some(endpoints) = cluster::endpoints(key, &rules, settings) {
+            add(ResourceType::Endpoints, &name, pack_any(endpoints));
+        }
+    }
+    Ok(resources.into_iter().collect())
 }
 
-/// The resources that carry the rules of one key: what to wait for with [`crate::ads::Ads::applied`].
+/// The resources that carry the rules of one key: what to wait for with [`crate::ads::Ads::applied`] after the rules
+/// changed. A cluster of hostnames has no endpoints resource; waiting for it is no harm.
 #[must_use]
 pub fn resource_names(key: RuleKey) -> Vec<ResourceName> {
-    [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Listener]
-        .map(|kind| ResourceName { kind, name: key.to_string() })
-        .to_vec()
+    ResourceType::ALL.map(|kind| ResourceName::new(kind, key.to_string())).to_vec()
+}
+
+/// Whether this host can bind `[::]`: what [`Settings::ipv6`] should be when Envoy runs here.
+#[must_use]
+pub fn host_has_ipv6() -> bool {
+    std::net::TcpListener::bind("[::]:0").is_ok()
 }
 
 /// Why rules cannot become resources.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum TranslateError {
-    /// The configuration of the module is not valid.
+    /// The module would refuse its configuration.
     #[error("{name}: {reason}")]
     Invalid {
-        /// The listener or cluster.
+        /// The listener.
         name: String,
-        /// What is wrong.
-        reason: String,
+        /// What is wrong, and the remedy.
+        reason: ConfigError,
     },
+    /// A path is not UTF-8, which protobuf strings have to be.
+    #[error("not a UTF-8 path: {}", .0.display())]
+    Path(PathBuf),
 }
+
+/// Bytes that Envoy holds for a connection before it stops reading from the other side. Envoy's default is 1 MiB for
+/// each hop, and an egress connection has three.
+const BUFFER_BYTES: u32 = 256 * 1024;
+
+/// Dead peers are noticed as upstream notices them, by Go's default keepalive. It matters more here, because no
+/// connection has an idle timeout.
+fn tcp_keepalive() -> TcpKeepalive {
+    TcpKeepalive { keepalive_probes: uint32(9), keepalive_time: uint32(15), keepalive_interval: uint32(15) }
+}
+
+fn ads() -> ConfigSource {
+    ConfigSource {
+        resource_api_version: ApiVersion::V3 as i32,
+        config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+        ..Default::default()
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "every field of this type is optional")]
+const fn uint32(value: u32) -> Option<UInt32Value> {
+    Some(UInt32Value { value })
+}
+
+fn duration(duration: Duration) -> protobuf::Duration {
+    protobuf::Duration {
+        seconds: duration.as_secs().try_into().unwrap_or(i64::MAX),
+        nanos: duration.subsec_nanos().try_into().unwrap_or(0),
+    }
+}
+
+fn utf8(path: &Path) -> Result<String, TranslateError> {
+    path.to_str().map(str::to_owned).ok_or_else(|| TranslateError::Path(path.to_owned()))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+mod tests;

@@ -7,6 +7,9 @@ use super::{Direction, Protocol, Rule, RuleKey};
 /// The most rules a [`RuleSet`] holds.
 pub const MAX_RULES: usize = 10_000;
 
+/// The longest destination host, in bytes: DNS names end at 253, addresses long before.
+pub const MAX_HOST_BYTES: usize = 255;
+
 /// Where a rule comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -57,9 +60,12 @@ impl RuleSet {
     /// Adds a rule behind all others.
     ///
     /// # Errors
-    /// [`RuleSetError::Unsupported`], [`RuleSetError::Duplicate`] (whatever the source: upstream accepts a rule once
+    /// [`RuleSetError::LongHost`], [`RuleSetError::Unsupported`], [`RuleSetError::Duplicate`] (whatever the source: upstream accepts a rule once
     /// by flag and once more at run time, then lists it twice) or [`RuleSetError::Full`]; the set is unchanged.
     pub fn add(&mut self, direction: Direction, rule: Rule, source: Source) -> Result<(), RuleSetError> {
+        if rule.host.len() > MAX_HOST_BYTES {
+            return Err(RuleSetError::LongHost);
+        }
         supported(direction, &rule)?;
         if self.position(direction, &rule).is_some() {
             return Err(RuleSetError::Duplicate);
@@ -141,6 +147,9 @@ pub enum RuleSetError {
     /// The set holds [`MAX_RULES`].
     #[error("too many proxy rules: the limit is {MAX_RULES}")]
     Full,
+    /// The destination's host is no host.
+    #[error("destination host is longer than {MAX_HOST_BYTES} bytes")]
+    LongHost,
     /// No such rule. The text is upstream's.
     #[error("no matching {direction} proxy rule found: {rule}")]
     NotFound {
@@ -164,3 +173,7 @@ pub enum Unsupported {
     #[error("egress destinations must be IP addresses in this release: {0}")]
     EgressHostname(Rule),
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+mod tests;

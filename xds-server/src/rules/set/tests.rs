@@ -1,0 +1,133 @@
+use super::*;
+
+fn rule(text: &str) -> Rule {
+    text.parse().unwrap()
+}
+
+fn list(set: &RuleSet) -> Vec<String> {
+    set.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn rules_keep_their_order_and_group_by_key() {
+    let mut set = RuleSet::new();
+    for (direction, text) in [
+        (Direction::Egress, "tcp:80:100.64.0.2:8080"),
+        (Direction::Ingress, "tcp:80:example.com:1"),
+        (Direction::Egress, "tcp:81:100.64.0.2:8080"),
+        (Direction::Egress, "tcp:80:100.64.0.1:8080"),
+        (Direction::Egress, "tcp:80:[fd00::2]:8080"),
+    ] {
+        set.add(direction, rule(text), Source::Flag).unwrap();
+    }
+    assert_eq!(
+        list(&set),
+        [
+            "--egress tcp:80:100.64.0.2:8080",
+            "--ingress tcp:80:example.com:1",
+            "--egress tcp:81:100.64.0.2:8080",
+            "--egress tcp:80:100.64.0.1:8080",
+            "--egress tcp:80:[fd00::2]:8080",
+        ]
+    );
+    let groups: Vec<(String, Vec<String>)> = set
+        .by_key()
+        .into_iter()
+        .map(|(key, rules)| (key.to_string(), rules.iter().map(|r| r.destination()).collect()))
+        .collect();
+    let group = |key: &str, destinations: &[&str]| {
+        (key.to_owned(), destinations.iter().map(|&d| d.to_owned()).collect::<Vec<_>>())
+    };
+    assert_eq!(
+        groups,
+        [
+            group("egress/tcp/80", &["100.64.0.2:8080", "100.64.0.1:8080", "[fd00::2]:8080"]),
+            group("ingress/tcp/80", &["example.com:1"]),
+            group("egress/tcp/81", &["100.64.0.2:8080"]),
+        ]
+    );
+}
+
+#[test]
+fn a_rule_is_a_duplicate_whatever_its_source() {
+    for first in [Source::Flag, Source::Stored] {
+        for second in [Source::Flag, Source::Stored] {
+            let mut set = RuleSet::new();
+            set.add(Direction::Ingress, rule("tcp:80:[h]:80"), first).unwrap();
+            let error = set.add(Direction::Ingress, rule("TCP:080:h:80"), second).unwrap_err();
+            assert_eq!(error, RuleSetError::Duplicate);
+            assert_eq!(error.to_string(), "port already in use by another proxy rule");
+            assert_eq!(set.len(), 1);
+        }
+    }
+}
+
+#[test]
+fn the_same_port_in_the_other_direction_or_to_another_destination_is_no_duplicate() {
+    let mut set = RuleSet::new();
+    for (direction, text) in [
+        (Direction::Ingress, "tcp:80:127.0.0.1:80"),
+        (Direction::Egress, "tcp:80:127.0.0.1:80"),
+        (Direction::Egress, "tcp:80:127.0.0.1:81"),
+        (Direction::Egress, "tcp:80:127.0.0.2:80"),
+    ] {
+        set.add(direction, rule(text), Source::Flag).unwrap();
+    }
+}
+
+#[test]
+fn removing_names_the_source_or_what_was_not_found() {
+    let mut set = RuleSet::new();
+    set.add(Direction::Ingress, rule("tcp:80:h:80"), Source::Flag).unwrap();
+    set.add(Direction::Ingress, rule("tcp:81:h:80"), Source::Stored).unwrap();
+    let error = set.remove(Direction::Egress, &rule("tcp:80:h:80")).unwrap_err();
+    assert_eq!(error.to_string(), "no matching egress proxy rule found: tcp:80:h:80");
+    let error = set.remove(Direction::Ingress, &rule("tcp:80:h:81")).unwrap_err();
+    assert_eq!(error.to_string(), "no matching ingress proxy rule found: tcp:80:h:81");
+    assert_eq!(set.remove(Direction::Ingress, &rule("tcp:80:h:80")), Ok(Source::Flag));
+    assert_eq!(set.remove(Direction::Ingress, &rule("tcp:81:h:80")), Ok(Source::Stored));
+    assert!(set.is_empty());
+}
+
+#[test]
+fn what_this_release_does_not_carry_is_refused_with_a_reason() {
+    let mut set = RuleSet::new();
+    let mut refused =
+        |direction, text: &str| set.add(direction, rule(text), Source::Flag).unwrap_err().to_string();
+    for direction in [Direction::Ingress, Direction::Egress] {
+        assert_eq!(
+            refused(direction, "udp:4242:127.0.0.1:4242"),
+            "udp rules are not carried yet by this release: udp:4242:127.0.0.1:4242"
+        );
+    }
+    for host in ["example.com", "999.1.1.1", "100.64.0.01", "[fe80::1%eth0]"] {
+        assert_eq!(
+            refused(Direction::Egress, &format!("tcp:80:{host}:80")),
+            format!("egress destinations must be IP addresses in this release: tcp:80:{host}:80")
+        );
+    }
+    assert!(set.is_empty());
+}
+
+#[test]
+fn the_length_of_a_host_is_bounded() {
+    let mut set = RuleSet::new();
+    let with_host = |bytes: usize| rule(&format!("tcp:80:{}:80", "h".repeat(bytes)));
+    set.add(Direction::Ingress, with_host(MAX_HOST_BYTES), Source::Flag).unwrap();
+    let error = set.add(Direction::Ingress, with_host(MAX_HOST_BYTES + 1), Source::Flag).unwrap_err();
+    assert_eq!(error.to_string(), "destination host is longer than 255 bytes");
+}
+
+#[test]
+fn the_number_of_rules_is_bounded() {
+    let mut set = RuleSet::new();
+    let numbered = |n: usize| rule(&format!("tcp:80:host-{n}:80"));
+    for n in 0..MAX_RULES {
+        set.add(Direction::Ingress, numbered(n), Source::Flag).unwrap();
+    }
+    let error = set.add(Direction::Ingress, numbered(MAX_RULES), Source::Flag).unwrap_err();
+    assert_eq!(error.to_string(), "too many proxy rules: the limit is 10000");
+    assert_eq!(set.len(), MAX_RULES);
+    // A rule that is there already says so, also when the set is full.
+    assert_eq!(set.add(Direction::Ingress, numbered(0), Source::Flag), Err(RuleSetError::Duplicate));
+}

@@ -1,0 +1,257 @@
+//! Listeners, and the filters that arrive by extension discovery.
+
+use envoy_config::{ConfigError, EgressConfig, IngressConfig, LocalConfig};
+use envoy_types::{
+    pb::{
+        envoy::{
+            config::{
+                accesslog::v3::{self as accesslog, access_log},
+                core::v3::{
+                    Address, DataSource, ExtensionConfigSource, Pipe, SocketAddress,
+                    SubstitutionFormatString, TypedExtensionConfig, address, data_source::Specifier,
+                    socket_address::PortSpecifier, substitution_format_string::Format,
+                },
+                listener::v3::{
+                    Filter, FilterChain, Listener, ListenerFilter, filter,
+                    listener::{InternalListenerConfig, ListenerSpecifier},
+                    listener_filter,
+                },
+            },
+            extensions::{
+                access_loggers::{
+                    file::v3::{FileAccessLog, file_access_log},
+                    stream::v3::{StderrAccessLog, StdoutAccessLog, stderr_access_log, stdout_access_log},
+                },
+                filters::{
+                    common::set_filter_state::v3::{
+                        FilterStateValue,
+                        filter_state_value::{Key, SharedWithUpstream, Value},
+                    },
+                    listener::proxy_protocol::v3::ProxyProtocol,
+                    network::{
+                        dynamic_modules::v3::DynamicModuleNetworkFilter,
+                        set_filter_state::v3 as set_filter_state,
+                        tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier},
+                    },
+                },
+            },
+        },
+        google::protobuf::{self, Any},
+    },
+    util::pack_any,
+};
+use prost::Name as _;
+
+use super::{
+    AccessLog, BUFFER_BYTES, Settings, TranslateError, ads, cluster::is_address, module, tcp_keepalive,
+    uint32, utf8,
+};
+use crate::rules::{Direction, Protocol, Rule, RuleKey};
+
+/// The queue of connections that Envoy has not accepted yet; upstream's number. The kernel caps it at `somaxconn`.
+const BACKLOG: u32 = 4096;
+
+/// The listener of a rule key. It does not depend on the destinations, see [`super`].
+pub(super) fn listener(key: RuleKey, settings: &Settings) -> Result<Listener, TranslateError> {
+    let name = key.to_string();
+    let mut listener = Listener {
+        stat_prefix: name.clone(),
+        // With SO_REUSEPORT a port that is taken looks like one that is free.
+        enable_reuse_port: Some(protobuf::BoolValue { value: false }),
+        tcp_backlog_size: uint32(BACKLOG),
+        per_connection_buffer_limit_bytes: uint32(BUFFER_BYTES),
+        access_log: access_log(key, &settings.access_log)?,
+        ..Default::default()
+    };
+    let mut filters = match key.direction {
+        Direction::Egress => {
+            listener.address = Some(any_address(key.port, settings.ipv6));
+            listener.tcp_keepalive = Some(tcp_keepalive());
+            vec![connection_id(), module_filter("nexodus.local", &LocalConfig {})]
+        }
+        Direction::Ingress => {
+            let config = ingress_config(key, settings)
+                .map_err(|reason| TranslateError::Invalid { name: name.clone(), reason })?;
+            listener.address = Some(pipe(utf8(&config.socket)?));
+            listener.listener_filters = vec![proxy_protocol()];
+            vec![module_filter("nexodus.ingress", &config)]
+        }
+    };
+    filters.push(discovered(&name, TcpProxy::type_url()));
+    listener.filter_chains = vec![FilterChain { filters, ..Default::default() }];
+    listener.name = name;
+    Ok(listener)
+}
+
+/// The configuration of a listener's `tcp_proxy`.
+pub(super) fn tcp_proxy(key: RuleKey, rules: &[&Rule]) -> Any {
+    let name = key.to_string();
+    extension(
+        &name,
+        pack_any(TcpProxy {
+            stat_prefix: name.clone(),
+            cluster_specifier: Some(ClusterSpecifier::Cluster(name.clone())),
+            max_connect_attempts: uint32(max_connect_attempts(rules)),
+            // Off, as upstream: Envoy's default would end a connection that is silent for an hour.
+            idle_timeout: Some(protobuf::Duration::default()),
+            ..Default::default()
+        }),
+    )
+}
+
+/// How often one connection tries to reach a host before its client is turned away.
+///
+/// A retry goes to the next host in turn, but many clients share the turns, so it may be the same host again or another
+/// dead one; outlier detection takes those out a few milliseconds after their first failure. Eight turns for each host
+/// were enough in every measurement, with most hosts dead and many clients at once. A single host gets one attempt:
+/// then `connect_timeout` is what it says, and the next attempt is the client's to make. A hostname can be two hosts.
+fn max_connect_attempts(rules: &[&Rule]) -> u32 {
+    match rules {
+        [rule] if is_address(&rule.host) => 1,
+        rules => u32::try_from(rules.len().max(2) * 8).unwrap_or(u32::MAX).min(64),
+    }
+}
+
+/// The internal listener in front of the module's network filter.
+pub(super) fn tunnel(settings: &Settings) -> Listener {
+    let name = settings.tunnel_name();
+    let filters = vec![discovered(&name, DynamicModuleNetworkFilter::type_url())];
+    Listener {
+        stat_prefix: name.clone(),
+        listener_specifier: Some(ListenerSpecifier::InternalListener(InternalListenerConfig {})),
+        per_connection_buffer_limit_bytes: uint32(BUFFER_BYTES),
+        filter_chains: vec![FilterChain { filters, ..Default::default() }],
+        name,
+        ..Default::default()
+    }
+}
+
+/// The configuration of the internal listener's filter: the network, and its peers when they arrive this way.
+pub(super) fn tunnel_filter(settings: &Settings) -> Result<Any, TranslateError> {
+    let name = settings.tunnel_name();
+    let config = EgressConfig { network: settings.network.clone(), peers: settings.peers.clone() };
+    config.validate().map_err(|reason| TranslateError::Invalid { name: name.clone(), reason })?;
+    Ok(extension(&name, pack_any(module::network_filter("nexodus.egress", &config, true))))
+}
+
+fn ingress_config(key: RuleKey, settings: &Settings) -> Result<IngressConfig, ConfigError> {
+    let config = IngressConfig {
+        network: settings.network.clone(),
+        protocol: match key.protocol {
+            Protocol::Tcp => envoy_config::Protocol::Tcp,
+            Protocol::Udp => envoy_config::Protocol::Udp,
+        },
+        port: key.port,
+        socket: settings.ingress_socket(key),
+    };
+    config.validate()?;
+    Ok(config)
+}
+
+/// Tells the module which client a connection in the tunnel belongs to, so that a reset can be passed on.
+fn connection_id() -> Filter {
+    let value = FilterStateValue {
+        key: Some(Key::ObjectKey("nexodus.downstream".to_owned())),
+        factory_key: "envoy.string".to_owned(),
+        value: Some(Value::FormatString(format("%CONNECTION_ID%"))),
+        shared_with_upstream: SharedWithUpstream::Once as i32,
+        ..Default::default()
+    };
+    static_filter(
+        "envoy.filters.network.set_filter_state",
+        pack_any(set_filter_state::Config { on_new_connection: vec![value], ..Default::default() }),
+    )
+}
+
+/// Ingress connections come from the module, which says with a PROXY header who the overlay peer is. The socket's mode
+/// and directory keep everyone else out.
+fn proxy_protocol() -> ListenerFilter {
+    ListenerFilter {
+        name: "envoy.filters.listener.proxy_protocol".to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(pack_any(ProxyProtocol::default()))),
+        ..Default::default()
+    }
+}
+
+fn module_filter(name: &str, config: &impl serde::Serialize) -> Filter {
+    static_filter(name, pack_any(module::network_filter(name, config, false)))
+}
+
+fn static_filter(name: &str, config: Any) -> Filter {
+    Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(config)) }
+}
+
+/// A filter whose configuration is the extension configuration of this name.
+fn discovered(name: &str, type_url: String) -> Filter {
+    let source =
+        ExtensionConfigSource { config_source: Some(ads()), type_urls: vec![type_url], ..Default::default() };
+    Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::ConfigDiscovery(source)) }
+}
+
+fn extension(name: &str, config: Any) -> Any {
+    pack_any(TypedExtensionConfig { name: name.to_owned(), typed_config: Some(config) })
+}
+
+/// Upstream's bind address: everything, both families in one socket.
+fn any_address(port: u16, ipv6: bool) -> Address {
+    Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: if ipv6 { "::" } else { "0.0.0.0" }.to_owned(),
+            ipv4_compat: ipv6,
+            port_specifier: Some(PortSpecifier::PortValue(u32::from(port))),
+            ..Default::default()
+        })),
+    }
+}
+
+fn pipe(path: String) -> Address {
+    Address { address: Some(address::Address::Pipe(Pipe { path, mode: 0o600 })) }
+}
+
+fn access_log(key: RuleKey, to: &AccessLog) -> Result<Vec<accesslog::AccessLog>, TranslateError> {
+    let line = || format(&access_log_line(key));
+    let (name, config) = match to {
+        AccessLog::Off => return Ok(Vec::new()),
+        AccessLog::Stdout => {
+            let access_log_format = Some(stdout_access_log::AccessLogFormat::LogFormat(line()));
+            ("envoy.access_loggers.stdout", pack_any(StdoutAccessLog { access_log_format }))
+        }
+        AccessLog::Stderr => {
+            let access_log_format = Some(stderr_access_log::AccessLogFormat::LogFormat(line()));
+            ("envoy.access_loggers.stderr", pack_any(StderrAccessLog { access_log_format }))
+        }
+        AccessLog::File(path) => {
+            let access_log_format = Some(file_access_log::AccessLogFormat::LogFormat(line()));
+            ("envoy.access_loggers.file", pack_any(FileAccessLog { path: utf8(path)?, access_log_format }))
+        }
+    };
+    Ok(vec![accesslog::AccessLog {
+        name: name.to_owned(),
+        config_type: Some(access_log::ConfigType::TypedConfig(config)),
+        ..Default::default()
+    }])
+}
+
+/// One line for each connection. The client and local addresses of an ingress connection are those of the overlay.
+fn access_log_line(key: RuleKey) -> String {
+    let destination = match key.direction {
+        Direction::Egress => "%UPSTREAM_METADATA(nexodus:destination)%",
+        Direction::Ingress => "%UPSTREAM_HOST%",
+    };
+    format!(
+        "%START_TIME% {key} client=%DOWNSTREAM_REMOTE_ADDRESS% local=%DOWNSTREAM_LOCAL_ADDRESS% \
+         destination={destination} attempts=%UPSTREAM_REQUEST_ATTEMPT_COUNT% from_client=%BYTES_RECEIVED% \
+         to_client=%BYTES_SENT% duration_ms=%DURATION% flags=%RESPONSE_FLAGS% \
+         reason=\"%UPSTREAM_TRANSPORT_FAILURE_REASON%\"\n"
+    )
+}
+
+fn format(text: &str) -> SubstitutionFormatString {
+    SubstitutionFormatString {
+        format: Some(Format::TextFormatSource(DataSource {
+            specifier: Some(Specifier::InlineString(text.to_owned())),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}

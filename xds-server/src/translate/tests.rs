@@ -1,0 +1,102 @@
+use std::os::unix::ffi::OsStringExt as _;
+
+use super::*;
+use crate::rules::{Direction, Rule, Source};
+
+fn rules(rules: &[(Direction, &str)]) -> RuleSet {
+    let mut set = RuleSet::new();
+    for (direction, rule) in rules {
+        set.add(*direction, rule.parse().unwrap(), Source::Flag).unwrap();
+    }
+    set
+}
+
+/// The names of the resources that differ between two snapshots.
+fn changed(before: &Snapshot, after: &Snapshot) -> Vec<String> {
+    let mut names = Vec::new();
+    for kind in ResourceType::ALL {
+        for (one, other) in [(before, after), (after, before)] {
+            names.extend(
+                one.resources(kind)
+                    .filter(|r| other.get(kind, r.name()) != Some(r))
+                    .map(|r| ResourceName::new(kind, r.name()).to_string()),
+            );
+        }
+    }
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes() {
+    let rules = rules(&[
+        (Direction::Egress, "tcp:80:100.64.0.2:80"),
+        (Direction::Ingress, "tcp:80:127.0.0.1:80"),
+        (Direction::Ingress, "tcp:80:localhost:80"),
+    ]);
+    let first = translate(&rules, &Settings::default()).unwrap();
+    for _ in 0..20 {
+        assert_eq!(changed(&first, &translate(&rules, &Settings::default()).unwrap()), [""; 0]);
+    }
+}
+
+#[test]
+fn more_destinations_leave_the_listener_and_the_cluster_as_they_are() {
+    for (direction, name) in [(Direction::Egress, "egress/tcp/80"), (Direction::Ingress, "ingress/tcp/80")] {
+        let destinations: Vec<_> =
+            (1..=150).map(|n| (direction, format!("tcp:80:100.64.0.{n}:80"))).collect();
+        let snapshot = |n: usize| {
+            let some: Vec<_> = destinations[..n].iter().map(|(d, text)| (*d, text.as_str())).collect();
+            translate(&rules(&some), &Settings::default()).unwrap()
+        };
+        let endpoints = format!("endpoints {name}");
+        let tcp_proxy = format!("extension configuration {name}");
+        assert_eq!(changed(&snapshot(1), &snapshot(2)), [endpoints.clone(), tcp_proxy]);
+        assert_eq!(changed(&snapshot(8), &snapshot(150)), [endpoints]);
+    }
+}
+
+#[test]
+fn other_rules_leave_a_rule_as_it_is() {
+    let one = [(Direction::Egress, "tcp:80:100.64.0.2:80")];
+    let two = [(Direction::Ingress, "tcp:80:127.0.0.1:80"), one[0]];
+    let snapshot = |some: &[(Direction, &str)]| translate(&rules(some), &Settings::default()).unwrap();
+    let key = RuleKey::of(Direction::Ingress, &two[0].1.parse::<Rule>().unwrap());
+    let mut expected: Vec<_> = resource_names(key).iter().map(ToString::to_string).collect();
+    expected.sort();
+    assert_eq!(changed(&snapshot(&one), &snapshot(&two)), expected);
+}
+
+#[test]
+fn a_zone_is_part_of_an_address() {
+    for (host, address) in [
+        ("127.0.0.1", true),
+        ("::1", true),
+        ("fe80::1%eth0", true),
+        ("127.0.0.1%eth0", false),
+        ("fe80::1%eth0%eth1", true),
+        ("localhost", false),
+        ("999.1.1.1", false),
+        ("127.0.0.01", false),
+        ("%", false),
+    ] {
+        assert_eq!(cluster::is_address(host), address, "{host}");
+    }
+}
+
+#[test]
+fn what_the_module_would_refuse_is_refused_here() {
+    let ingress = rules(&[(Direction::Ingress, "tcp:65535:127.0.0.1:80")]);
+    let error = |settings: Settings| translate(&ingress, &settings).unwrap_err().to_string();
+    let with_dir = |runtime_dir: PathBuf| Settings { runtime_dir, ..Settings::default() };
+
+    let long = error(with_dir(PathBuf::from(format!("/{}", "d".repeat(90)))));
+    assert!(long.starts_with("ingress/tcp/65535: socket"), "{long}");
+    let relative = error(with_dir(PathBuf::from("run")));
+    assert!(relative.starts_with("ingress/tcp/65535: socket"), "{relative}");
+    let not_utf8 = error(with_dir(PathBuf::from(std::ffi::OsString::from_vec(b"/run/\xff".to_vec()))));
+    assert!(not_utf8.starts_with("not a UTF-8 path: /run/"), "{not_utf8}");
+    let network = error(Settings { network: "a b".to_owned(), ..Settings::default() });
+    assert!(network.starts_with("tunnel/a b: network"), "{network}");
+}
