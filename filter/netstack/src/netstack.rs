@@ -203,15 +203,14 @@ impl Netstack {
             self.receive(Some(peer), &packet);
         }
         self.packet = packet;
-        while let Some(peer) = self.wireguard.take_opened() {
-            self.tcp.unpark(peer);
-        }
+        self.unpark();
     }
 
     /// Runs what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
         self.wireguard.handle_timeout(self.now, &mut self.stats);
+        self.unpark();
         for _ in 0..LOOPBACK_BUDGET {
             let Some(packet) = self.loopback.pop() else { break };
             self.receive(None, &packet);
@@ -237,6 +236,7 @@ impl Netstack {
     /// shorter) and what one UDP send can carry together.
     pub fn poll_transmit(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Option<Transmit> {
         self.advance(now);
+        self.unpark();
         let mut batch = Batch::new(buffer);
         if let Some((destination, datagram)) = self.held_back.take() {
             batch.add(destination, &datagram);
@@ -416,6 +416,13 @@ impl Netstack {
             self.seal(batch, peer, endpoint, packet);
         }
         self.tcp.again(flow);
+    }
+
+    /// Flows whose peers have a session now, or have none coming, look again.
+    fn unpark(&mut self) {
+        while let Some(peer) = self.wireguard.take_settled() {
+            self.tcp.unpark(peer);
+        }
     }
 
     fn park(&mut self, flow: FlowId, peer: Option<PeerId>) {

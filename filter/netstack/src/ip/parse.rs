@@ -115,7 +115,7 @@ mod tests {
         for (at, value, reason) in [
             (0, 0x44, Malformed::Header),
             (0, 0x4f, Malformed::Header),
-            (0, 0x65, Malformed::Header),
+            (0, 0x75, Malformed::Header),
             (3, 19, Malformed::Header),
             (12, 224, Malformed::Header),
             (12, 127, Malformed::Header),

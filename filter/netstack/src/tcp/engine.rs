@@ -8,7 +8,7 @@ use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, M
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, IpEndpoint};
 
-use super::segment::{Segment, Tuple};
+use super::segment::{self, Segment, Tuple};
 use crate::ip::Packet;
 use crate::{Instant, Limits};
 
@@ -58,6 +58,10 @@ pub(super) struct Engine {
     irs: u32,
     /// The end of the last segment sent.
     sent_end: u32,
+    /// The highest sequence number sent.
+    sent_max: u32,
+    /// The peer's last segment announced no window.
+    window_closed: bool,
     /// Stream bytes taken from the owner and given to the owner.
     enqueued: u64,
     dequeued: u64,
@@ -102,6 +106,8 @@ impl Engine {
             iss: 0,
             irs: 0,
             sent_end: 0,
+            sent_max: 0,
+            window_closed: false,
             enqueued: 0,
             dequeued: 0,
         }
@@ -129,6 +135,9 @@ impl Engine {
         }
         let mut port = Port { rx: Some(packet.bytes), tx: Some(reply), mtu: shared.mtu };
         shared.interface.poll_ingress_single(smol(now), &mut port, &mut self.set);
+        self.window_closed = segment.window == 0;
+        let acknowledged = self.enqueued - self.unacknowledged() as u64;
+        self.raise_sent_max(Self::stream_end(self.iss, acknowledged));
         if !reply.is_empty() {
             self.sent(reply);
         }
@@ -175,15 +184,37 @@ impl Engine {
         true
     }
 
-    /// Notes what a segment of ours tells.
-    fn sent(&mut self, packet: &[u8]) {
-        let segment = Packet::parse(packet).ok().and_then(|packet| Segment::parse(packet.payload));
-        if let Some(segment) = segment {
-            if segment.is_syn() {
-                self.iss = segment.seq;
+    /// Notes what a segment of ours tells, and mends it.
+    ///
+    /// After a retransmission timeout smoltcp forgets what it has sent, and puts the start of the retransmission into
+    /// empty acknowledgements too. The peer finds that outside of its window and drops it, acknowledgement and all; when
+    /// both ends are at it, neither learns anything any more. Such a segment gets the highest sequence number sent.
+    fn sent(&mut self, packet: &mut [u8]) {
+        let Some(segment) = Packet::parse(packet).ok().and_then(|packet| Segment::parse(packet.payload))
+        else {
+            return;
+        };
+        self.last_sent_syn = segment.is_syn();
+        if segment.is_syn() {
+            self.iss = segment.seq;
+            self.sent_max = segment.end();
+        }
+        if segment.is_bare_ack() {
+            if segment.seq != self.sent_max {
+                segment::set_seq(packet, self.sent_max);
             }
-            self.last_sent_syn = segment.is_syn();
+            return;
+        }
+        // smoltcp does not count the byte that probes a closed window as sent.
+        if !(self.window_closed && segment.payload_len == 1) {
             self.sent_end = segment.end();
+            self.raise_sent_max(segment.end());
+        }
+    }
+
+    fn raise_sent_max(&mut self, end: u32) {
+        if end.wrapping_sub(self.sent_max).cast_signed() > 0 {
+            self.sent_max = end;
         }
     }
 
@@ -216,7 +247,7 @@ impl Engine {
 
     /// Bytes that were never sent.
     fn waiting(&self) -> usize {
-        let end = self.stream_end(self.iss, self.enqueued);
+        let end = Self::stream_end(self.iss, self.enqueued);
         let waiting = end.wrapping_sub(self.sent_end) as usize;
         // After a retransmission the arithmetic can be off; it steers only the size of segments.
         if waiting <= self.unacknowledged() { waiting } else { 0 }
@@ -278,18 +309,18 @@ impl Engine {
 
     /// The next sequence number of ours, once both directions are closed.
     pub(super) fn snd_nxt(&self) -> u32 {
-        self.stream_end(self.iss, self.enqueued).wrapping_add(1)
+        Self::stream_end(self.iss, self.enqueued).wrapping_add(1)
     }
 
     /// The next sequence number expected from the peer.
     pub(super) fn rcv_nxt(&self) -> u32 {
         let received = self.dequeued + self.recv_available() as u64;
-        self.stream_end(self.irs, received).wrapping_add(u32::from(self.peer_finished))
+        Self::stream_end(self.irs, received).wrapping_add(u32::from(self.peer_finished))
     }
 
     /// The sequence number after a SYN and `bytes` of stream: it wraps by design.
     #[expect(clippy::cast_possible_truncation, reason = "sequence numbers are the lower 32 bits")]
-    fn stream_end(&self, initial: u32, bytes: u64) -> u32 {
+    fn stream_end(initial: u32, bytes: u64) -> u32 {
         initial.wrapping_add(1).wrapping_add(bytes as u32)
     }
 

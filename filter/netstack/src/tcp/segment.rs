@@ -23,6 +23,8 @@ pub(crate) struct Segment {
     pub(crate) destination_port: u16,
     pub(crate) seq: u32,
     pub(crate) ack: u32,
+    /// As it stands in the header, without scaling.
+    pub(crate) window: u16,
     flags: u8,
     /// Bytes of payload.
     pub(crate) payload_len: u32,
@@ -40,6 +42,7 @@ impl Segment {
             destination_port: u16::from_be_bytes([header[2], header[3]]),
             seq: word(4),
             ack: word(8),
+            window: u16::from_be_bytes([header[14], header[15]]),
             flags: header[13],
             payload_len: u32::try_from(payload.len().checked_sub(header_len)?).ok()?,
         };
@@ -63,6 +66,11 @@ impl Segment {
         self.flags & (SYN | RST | ACK | FIN) == SYN
     }
 
+    /// An acknowledgement and nothing else.
+    pub(crate) fn is_bare_ack(&self) -> bool {
+        self.payload_len == 0 && self.flags & (SYN | RST | ACK | FIN) == ACK
+    }
+
     /// The sequence number after this segment: SYN and FIN count as one byte each.
     pub(crate) fn end(&self) -> u32 {
         let controls = u32::from(self.flags & SYN != 0) + u32::from(self.flags & FIN != 0);
@@ -84,6 +92,18 @@ pub(crate) fn reset(packet: &Packet<'_>, segment: &Segment) -> Vec<u8> {
 /// An empty acknowledgement.
 pub(crate) fn acknowledgement(tuple: Tuple, seq: u32, ack: u32) -> Vec<u8> {
     bare(tuple, seq, ack, ACK, u16::MAX)
+}
+
+/// Changes the sequence number of the segment in a whole IP packet.
+pub(crate) fn set_seq(packet: &mut [u8], seq: u32) {
+    let Ok(parsed) = Packet::parse(packet) else { return };
+    let (from, to, start, end) =
+        (parsed.source, parsed.destination, parsed.bytes.len() - parsed.payload.len(), parsed.bytes.len());
+    let segment = &mut packet[start..end];
+    segment[4..8].copy_from_slice(&seq.to_be_bytes());
+    segment[16..18].fill(0);
+    let sum = ip::checksum(ip::pseudo_header(from, to, ip::TCP, segment.len()), segment);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
 }
 
 fn bare(tuple: Tuple, seq: u32, ack: u32, flags: u8, window: u16) -> Vec<u8> {

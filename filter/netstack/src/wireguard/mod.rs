@@ -49,8 +49,8 @@ pub(crate) struct Wireguard {
     unlimited: Arc<RateLimiter>,
     timers: Timers<PeerId>,
     datagrams: Datagrams,
-    /// Peers that got a session while something waited for it.
-    opened: Vec<PeerId>,
+    /// Peers for which waiting is over: they got a session, or gave up.
+    settled: Vec<PeerId>,
     scratch: Vec<u8>,
     mtu: usize,
 }
@@ -70,7 +70,7 @@ impl Wireguard {
             allowed_ips: AllowedIps::default(),
             timers: Timers::new(),
             datagrams: Datagrams::default(),
-            opened: Vec::new(),
+            settled: Vec::new(),
             scratch: Vec::new(),
             mtu: mtu.into(),
         }
@@ -179,7 +179,7 @@ impl Wireguard {
         }
         if opened && peer.is_wanted() && peer.has_session() {
             peer.set_wanted(false);
-            self.opened.push(id);
+            self.settled.push(id);
         }
         self.schedule(now, id);
         inner.map(|len| (id, &self.scratch[..len]))
@@ -237,10 +237,14 @@ impl Wireguard {
         set_clock(now);
         let peer = self.peers.get_mut(id as usize)?;
         peer.refresh(now, &mut self.datagrams, stats);
-        peer.open()
+        let endpoint = peer.open();
+        if peer.take_gave_up() {
+            self.settled.push(id);
+        }
+        endpoint
     }
 
-    /// Something waits for a session with this peer: it shows up in `take_opened` once there is one.
+    /// Something waits for a session with this peer: it shows up in `take_settled` later.
     pub(crate) fn want(&mut self, now: Instant, id: PeerId, stats: &mut Stats) {
         set_clock(now);
         let Some(peer) = self.peers.get_mut(id as usize) else { return };
@@ -249,8 +253,9 @@ impl Wireguard {
         self.schedule(now, id);
     }
 
-    pub(crate) fn take_opened(&mut self) -> Option<PeerId> {
-        self.opened.pop()
+    /// A peer whose session came, or will not come: those who wait look again.
+    pub(crate) fn take_settled(&mut self) -> Option<PeerId> {
+        self.settled.pop()
     }
 
     /// Seals an inner packet at the end of `out`; pads it first. False without a session.
@@ -306,9 +311,11 @@ impl Wireguard {
     }
 
     fn schedule(&mut self, now: Instant, id: PeerId) {
-        if let Some(peer) = self.peers.get_mut(id as usize)
-            && let Some(at) = peer.deadline(now)
-        {
+        let Some(peer) = self.peers.get_mut(id as usize) else { return };
+        if peer.take_gave_up() {
+            self.settled.push(id);
+        }
+        if let Some(at) = peer.deadline(now) {
             // Never due at once again: a tick has just been done or is not wanted before the next instant.
             self.timers.at_latest(id, &mut peer.timer, at.max(now + Duration::from_millis(1)));
         }

@@ -33,6 +33,8 @@ pub(super) struct Peer {
     initiating: bool,
     /// Something waits for a session.
     wanted: bool,
+    /// It will not come; those who wait were not told yet.
+    gave_up: bool,
     established: Option<Instant>,
     tx_bytes: u64,
     rx_bytes: u64,
@@ -61,6 +63,7 @@ impl Peer {
             last_traversal: None,
             initiating: false,
             wanted: false,
+            gave_up: false,
             established: None,
             tx_bytes: 0,
             rx_bytes: 0,
@@ -100,6 +103,10 @@ impl Peer {
 
     pub(super) fn set_wanted(&mut self, wanted: bool) {
         self.wanted = wanted;
+    }
+
+    pub(super) fn take_gave_up(&mut self) -> bool {
+        std::mem::take(&mut self.gave_up)
     }
 
     /// Opens one datagram. Clears nothing on an error: no datagram can harm a session.
@@ -171,10 +178,8 @@ impl Peer {
                 if std::mem::take(&mut self.initiating) {
                     stats.handshakes_expired += 1;
                 }
-                // boringtun never leaves this state by itself.
-                if self.wanted {
-                    self.initiate(now, out, stats);
-                }
+                // boringtun never leaves this state by itself: whoever still waits has to ask again.
+                self.gave_up |= std::mem::take(&mut self.wanted);
             }
             _ => {}
         }

@@ -1,0 +1,333 @@
+//! Every bound is reached once, and what is refused is counted. Also: resets, refusals and ICMP.
+
+mod sim;
+
+use nexodus_netstack::{CloseReason, ConnectError, Event, Limits, Netstack, Stats};
+use sim::raw::{Raw, ip};
+use sim::{App, Pair, World, secs, v4, v6};
+use std::net::SocketAddr;
+
+fn stats(world: &World, node: usize) -> &Stats {
+    world.nodes[node].stack.stats()
+}
+
+fn limited(limits: Limits) -> World {
+    World::pair(&Pair { limits: [Limits::default(), limits], ..Pair::default() })
+}
+
+#[test]
+fn a_closed_port_is_refused() {
+    let mut world = World::simple();
+    let flow = world.connect(81, App::idle());
+    assert!(world.run_until(secs(1), |world| world.app(0, flow).closed.is_some()));
+    assert_eq!(world.app(0, flow).closed, Some(CloseReason::Refused));
+    assert_eq!(stats(&world, 1).rst_sent, 1);
+    assert_eq!(stats(&world, 0).flows, 0);
+    assert_eq!(stats(&world, 0).buffer_bytes, 0);
+}
+
+#[test]
+fn a_held_syn_is_rejected() {
+    let mut world = World::simple();
+    world.nodes[1].stack.listen(80);
+    let flow = world.connect(80, App::idle());
+    // Repetitions of the SYN are not a second flow.
+    world.run(secs(5));
+    assert_eq!((world.nodes[1].incoming.len(), stats(&world, 1).pending), (1, 1));
+    let held = world.nodes[1].incoming[0];
+    let now = world.now;
+    world.nodes[1].stack.reject(now, held);
+    assert!(world.run_until(secs(1), |world| world.app(0, flow).closed.is_some()));
+    assert_eq!(world.app(0, flow).closed, Some(CloseReason::Refused));
+    assert_eq!((stats(&world, 1).pending, stats(&world, 1).flows, stats(&world, 1).buffer_bytes), (0, 0, 0));
+}
+
+#[test]
+fn a_held_syn_is_accepted_late() {
+    let mut world = World::simple();
+    world.nodes[1].stack.listen(80);
+    let flow = world.connect(80, App::idle());
+    world.run(secs(5));
+    let held = world.nodes[1].incoming[0];
+    let now = world.now;
+    world.nodes[1].stack.accept(now, held);
+    assert!(world.run_until(secs(1), |world| world.app(0, flow).connected));
+    assert!(
+        world.run_until(secs(1), |world| world.nodes[1].events.contains(&Event::Connected { flow: held }))
+    );
+    assert_eq!(stats(&world, 1).pending, 0);
+}
+
+#[test]
+fn a_held_syn_that_nobody_answers_expires() {
+    let mut world = World::simple();
+    world.nodes[1].stack.listen(80);
+    let flow = world.connect(80, App::idle());
+    assert!(world.run_until(secs(15), |world| world.app(0, flow).closed.is_some()));
+    assert_eq!(world.app(0, flow).closed, Some(CloseReason::Refused));
+    assert_eq!(stats(&world, 1).accept_expired, 1);
+    let held = world.nodes[1].incoming[0];
+    assert_eq!(world.nodes[1].closed[&held], CloseReason::TimedOut);
+    let now = world.now;
+    world.nodes[1].stack.accept(now, held);
+    assert_eq!(stats(&world, 1).flows, 0);
+}
+
+#[test]
+fn a_caller_that_gives_up_takes_its_syn_back() {
+    let mut world = World::simple();
+    world.serve(80, App::idle());
+    let first = world.connect(80, App::idle());
+    assert!(world.run_until(secs(1), |world| world.app(0, first).connected));
+    let now = world.now;
+    world.nodes[0].stack.abort(now, first);
+    world.run(secs(1));
+    assert_eq!(world.only(1).1.closed, Some(CloseReason::Reset));
+    assert_eq!(stats(&world, 0).flows, 0);
+    assert!(!world.nodes[0].closed.contains_key(&first), "no event after abort");
+}
+
+#[test]
+fn a_reset_by_the_server() {
+    let mut world = World::simple();
+    world.serve(80, App::idle());
+    let flow = world.connect(80, App::idle());
+    assert!(world.run_until(secs(1), |world| world.app(0, flow).connected));
+    world.run(secs(1));
+    let (server, _) = world.only(1);
+    let now = world.now;
+    world.nodes[1].stack.abort(now, server);
+    world.run(secs(1));
+    assert_eq!(world.app(0, flow).closed, Some(CloseReason::Reset));
+    assert_eq!(stats(&world, 1).buffer_bytes + stats(&world, 0).buffer_bytes, 0);
+}
+
+#[test]
+fn max_pending() {
+    let mut world = limited(Limits { max_pending: 3, ..Limits::default() });
+    world.nodes[1].stack.listen(80);
+    let flows: Vec<_> = (0..5).map(|_| world.connect(80, App::idle())).collect();
+    world.run(secs(2));
+    assert_eq!((world.nodes[1].incoming.len(), stats(&world, 1).pending), (3, 3));
+    assert!(stats(&world, 1).pending_full >= 2);
+    // The others were not refused: they get in when there is room.
+    world.nodes[1].server = Some(App::idle());
+    let now = world.now;
+    for held in std::mem::take(&mut world.nodes[1].incoming) {
+        world.nodes[1].stack.accept(now, held);
+    }
+    assert!(world.run_until(secs(10), |world| flows.iter().all(|&flow| world.app(0, flow).connected)));
+}
+
+#[test]
+fn max_flows() {
+    let mut world = limited(Limits { max_flows: 2, ..Limits::default() });
+    world.serve(80, App::idle());
+    let flows: Vec<_> = (0..3).map(|_| world.connect(80, App::idle())).collect();
+    world.run(secs(2));
+    let refused =
+        flows.iter().filter(|&&flow| world.app(0, flow).closed == Some(CloseReason::Refused)).count();
+    assert_eq!((refused, stats(&world, 1).too_many_flows, stats(&world, 1).flows), (1, 1, 2));
+    let now = world.now;
+    let refused = world.nodes[1].stack.connect(now, SocketAddr::new(v4(0), 80));
+    assert_eq!(refused, Err(ConnectError::TooManyFlows));
+}
+
+#[test]
+fn buffer_bytes() {
+    let limits = Limits { buffer_bytes: 1 << 20, ..Limits::default() };
+    let mut world = limited(limits);
+    world.serve(80, App::idle());
+    let flows: Vec<_> = (0..3).map(|_| world.connect(80, App::idle())).collect();
+    world.run(secs(2));
+    let refused =
+        flows.iter().filter(|&&flow| world.app(0, flow).closed == Some(CloseReason::Refused)).count();
+    assert_eq!((refused, stats(&world, 1).budget_refused, stats(&world, 1).buffer_bytes), (1, 1, 1 << 20));
+    let now = world.now;
+    let refused = world.nodes[1].stack.connect(now, SocketAddr::new(v4(0), 80));
+    assert_eq!(refused, Err(ConnectError::NoBuffers));
+}
+
+#[test]
+fn the_default_budget_carries_two_thousand_flows() {
+    let limits = Limits::default();
+    assert_eq!(limits.buffer_bytes / (limits.flow_send_buffer + limits.flow_recv_buffer), 2048);
+}
+
+#[test]
+fn max_time_wait() {
+    let limits = Limits { max_time_wait: 2, ..Limits::default() };
+    let mut world = World::pair(&Pair { limits: [limits, Limits::default()], ..Pair::default() });
+    world.serve(80, App::echo());
+    for _ in 0..4 {
+        let flow = world.connect(80, App::sending(b"x".to_vec()));
+        assert!(world.run_until(secs(5), |world| world.app(0, flow).is_done()));
+    }
+    assert_eq!((stats(&world, 0).time_wait, stats(&world, 0).time_wait_evicted), (2, 2));
+}
+
+#[test]
+fn connect_says_why_not() {
+    let mut world = World::simple();
+    let now = world.now;
+    let connect = |stack: &mut Netstack, to: &str| stack.connect(now, to.parse().unwrap());
+    let stack = &mut world.nodes[0].stack;
+    assert_eq!(connect(stack, "100.64.0.77:80"), Err(ConnectError::NoRoute));
+    assert_eq!(connect(stack, "100.64.0.2:0"), Err(ConnectError::InvalidDestination));
+    assert_eq!(connect(stack, "224.0.0.1:80"), Err(ConnectError::InvalidDestination));
+    let mut only_v4 = sim::config(0, Limits::default(), 1, 1420);
+    only_v4.addresses.truncate(1);
+    let mut stack = Netstack::new(only_v4, now).unwrap();
+    stack.set_peers(now, vec![sim::peer(1)]).unwrap();
+    assert_eq!(connect(&mut stack, "[fd00::2]:80"), Err(ConnectError::NoSourceAddress));
+}
+
+#[test]
+fn all_ports_towards_one_destination() {
+    let limits = Limits { flow_recv_buffer: 2048, flow_send_buffer: 2048, ..Limits::default() };
+    let mut stack = Netstack::new(sim::config(0, limits, 1, 1420), sim::START).unwrap();
+    stack.set_peers(sim::START, vec![sim::peer(1)]).unwrap();
+    let remote = SocketAddr::new(v4(1), 80);
+    let mut flows = 0;
+    while stack.connect(sim::START, remote).is_ok() {
+        flows += 1;
+        assert!(flows <= 28_232);
+    }
+    assert!(flows > 25_000, "{flows}");
+    assert_eq!(stack.stats().no_ports, 1);
+    assert!(stack.connect(sim::START, SocketAddr::new(v4(1), 81)).is_ok());
+}
+
+#[test]
+fn unlisten_refuses_new_flows_and_keeps_old_ones() {
+    let mut world = World::simple();
+    world.serve(80, App::echo());
+    let old = world.connect(80, App::idle());
+    assert!(world.run_until(secs(1), |world| world.app(0, old).connected));
+    world.nodes[1].stack.unlisten(80);
+    let new = world.connect(80, App::idle());
+    world.run(secs(1));
+    assert_eq!(world.app(0, new).closed, Some(CloseReason::Refused));
+    world.app_mut(0, old).send.extend_from_slice(b"still here");
+    world.pump(0, old);
+    assert!(world.run_until(secs(1), |world| world.app(0, old).received == b"still here"));
+}
+
+#[test]
+fn echo_requests_are_answered() {
+    let mut raw = Raw::new(Limits::default());
+    raw.send(&ip(v4(1), 1, &[8, 0, 0, 0, 0, 7, 0, 1, b'p', b'i', b'n', b'g']));
+    let replies = raw.replies();
+    assert_eq!(replies.len(), 1);
+    assert_eq!((replies[0][9], &replies[0][12..16], replies[0][20]), (1, &[100, 64, 0, 2][..], 0));
+    assert_eq!(&replies[0][24..], [0, 7, 0, 1, b'p', b'i', b'n', b'g']);
+    raw.send(&ip(v6(1), 58, &[128, 0, 0, 0, 0, 7, 0, 1, b'p']));
+    let replies = raw.replies();
+    assert_eq!((replies[0][6], replies[0][40], replies[0][48]), (58, 129, b'p'));
+    assert_eq!(raw.stack.stats().echo_replies, 2);
+}
+
+#[test]
+fn udp_is_unreachable_and_that_is_limited() {
+    let mut raw = Raw::new(Limits::default());
+    let udp = [0x30, 0x39, 0, 53, 0, 12, 0, 0, 1, 2, 3, 4];
+    for destination in [v4(1), v6(1)] {
+        raw.send(&ip(destination, 17, &udp));
+    }
+    let replies = raw.replies();
+    assert_eq!((replies[0][9], &replies[0][20..22], &replies[0][48..60]), (1, &[3, 3][..], &udp[..]));
+    assert_eq!((replies[1][6], &replies[1][40..42], &replies[1][88..100]), (58, &[1, 4][..], &udp[..]));
+    for _ in 0..150 {
+        raw.send(&ip(v4(1), 17, &udp));
+    }
+    assert_eq!((raw.stack.stats().unreachable_sent, raw.stack.stats().icmp_limited), (100, 52));
+    raw.now = raw.now + secs(1);
+    raw.send(&ip(v4(1), 17, &udp));
+    assert_eq!(raw.stack.stats().unreachable_sent, 101);
+}
+
+#[test]
+fn what_is_not_for_us_is_dropped_and_counted() {
+    let mut raw = Raw::new(Limits::default());
+    raw.send(&ip("100.64.0.9".parse().unwrap(), 1, &[8, 0, 0, 0, 0, 0, 0, 0]));
+    raw.send(&ip(v4(1), 132, &[1, 2, 3]));
+    let mut fragment = ip(v4(1), 6, &[0; 20]);
+    fragment[6] = 0x20;
+    raw.send(&fragment);
+    raw.send(&ip(v4(1), 6, &[0; 19]));
+    assert_eq!(raw.replies(), Vec::<Vec<u8>>::new());
+    let stats = raw.stack.stats();
+    assert_eq!((stats.not_ours, stats.unhandled, stats.fragment, stats.bad_packet), (1, 1, 1, 1));
+}
+
+#[test]
+fn a_segment_of_no_flow_is_reset_and_a_reset_is_not() {
+    let mut raw = Raw::new(Limits::default());
+    let mut segment = [0; 20];
+    segment[..4].copy_from_slice(&[0x30, 0x39, 0, 80]);
+    segment[8..12].copy_from_slice(&77_u32.to_be_bytes());
+    segment[12] = 5 << 4;
+    segment[13] = 0x10;
+    raw.send(&ip(v4(1), 6, &segment));
+    let replies = raw.replies();
+    assert_eq!((replies.len(), replies[0][33], &replies[0][24..28]), (1, 0x04, &77_u32.to_be_bytes()[..]));
+    segment[13] = 0x04;
+    raw.send(&ip(v4(1), 6, &segment));
+    assert!(raw.replies().is_empty());
+}
+
+#[test]
+fn a_flood_of_requests_is_bounded() {
+    let mut raw = Raw::new(Limits::default());
+    for _ in 0..1500 {
+        raw.send(&ip(v4(1), 1, &[8, 0, 0, 0, 0, 0, 0, 0]));
+    }
+    assert_eq!((raw.stack.stats().echo_replies, raw.stack.stats().queue_full), (1024, 476));
+    assert_eq!(raw.replies().len(), 1024);
+}
+
+#[test]
+fn icmp_unreachable_ends_an_open_but_not_a_flow() {
+    let mut raw = Raw::new(Limits::default());
+    let flow = raw.stack.connect(raw.now, SocketAddr::new(v4(0), 80)).unwrap();
+    let syn = raw.replies().remove(0);
+    let mut message = vec![3, 1, 0, 0, 0, 0, 0, 0];
+    message.extend_from_slice(&syn[..28]);
+    let mut other = message.clone();
+    other[8 + 27] ^= 1; // another sequence number
+    raw.send(&ip(v4(1), 1, &other));
+    assert_eq!(raw.stack.poll_event(), None);
+    raw.send(&ip(v4(1), 1, &message));
+    assert_eq!(raw.stack.poll_event(), Some(Event::Closed { flow, reason: CloseReason::Unreachable }));
+    assert_eq!(raw.stack.poll_event(), None);
+}
+
+/// Between SYN|ACK and the first acknowledgement smoltcp believes to have offered more than its buffer holds.
+#[test]
+fn data_beyond_the_window_right_after_the_handshake_is_dropped() {
+    let mut raw = Raw::new(Limits { flow_recv_buffer: 65_536 * 4, ..Limits::default() });
+    raw.stack.listen(80);
+    let mut segment = vec![0; 20];
+    segment[..4].copy_from_slice(&[0x30, 0x39, 0, 80]);
+    segment[4..8].copy_from_slice(&1000_u32.to_be_bytes());
+    segment[12] = 6 << 4;
+    segment[13] = 0x02;
+    segment[14..16].fill(0xff);
+    segment.extend_from_slice(&[3, 3, 7, 1]);
+    raw.send(&ip(v4(1), 6, &segment));
+    let Some(Event::Incoming { flow, .. }) = raw.stack.poll_event() else { panic!("no flow") };
+    raw.stack.accept(raw.now, flow);
+    let answer = raw.replies().remove(0);
+    let iss = u32::from_be_bytes(answer[24..28].try_into().unwrap());
+    segment.truncate(20);
+    segment[12] = 5 << 4;
+    segment[13] = 0x10;
+    segment[8..12].copy_from_slice(&(iss + 1).to_be_bytes());
+    segment.extend_from_slice(&[9; 1000]);
+    for offset in (0..600_000_u32).step_by(1000) {
+        segment[4..8].copy_from_slice(&(1001 + offset).to_be_bytes());
+        raw.send(&ip(v4(1), 6, &segment));
+    }
+    assert!(raw.stack.recv_available(flow) <= 65_536 * 4);
+    raw.replies();
+}

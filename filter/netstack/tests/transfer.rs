@@ -1,0 +1,213 @@
+//! Streams: bytes in are bytes out, whatever the wire does and whoever closes first.
+
+mod sim;
+
+use nexodus_netstack::{CloseReason, Event, Limits};
+use sim::{App, Link, Pair, World, pattern, secs, v6};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+#[test]
+fn echo_over_v4() {
+    let mut world = World::simple();
+    world.serve(80, App::echo());
+    let flow = world.connect(80, App::sending(b"hello".to_vec()));
+    assert!(world.run_until(secs(5), |world| world.app(0, flow).is_done()));
+    assert_eq!(world.app(0, flow).received, b"hello");
+    assert!(world.run_until(secs(1), |world| world.only(1).1.is_done()));
+    // Nothing is left but the tuple in TIME_WAIT, and that goes too.
+    assert_eq!(world.nodes[0].stack.stats().flows, 0);
+    assert_eq!(world.nodes[0].stack.stats().buffer_bytes, 0);
+    assert_eq!(world.nodes[1].stack.stats().buffer_bytes, 0);
+    assert_eq!(world.nodes[0].stack.stats().time_wait + world.nodes[1].stack.stats().time_wait, 1);
+    world.run(secs(15));
+    assert_eq!(world.nodes[0].stack.stats().time_wait + world.nodes[1].stack.stats().time_wait, 0);
+    assert_eq!(world.nodes[0].stack.stats().rst_sent + world.nodes[1].stack.stats().rst_sent, 0);
+}
+
+#[test]
+fn echo_over_v6() {
+    let mut world = World::simple();
+    world.serve(80, App::echo());
+    let flow = world.connect_to(0, SocketAddr::new(v6(1), 80), App::sending(pattern(100_000, 3)));
+    assert!(world.run_until(secs(20), |world| world.app(0, flow).is_done()));
+    assert_eq!(world.app(0, flow).received, pattern(100_000, 3));
+    let incoming = world.nodes[1].events.iter().find_map(|event| match event {
+        Event::Incoming { local, remote, .. } => Some((local.ip(), remote.ip())),
+        _ => None,
+    });
+    assert_eq!(incoming, Some((v6(1), sim::v6(0))));
+}
+
+fn both_ways(link: Link, limit: Duration) -> World {
+    let mut world = World::pair(&Pair { link, ..Pair::default() });
+    let size = 4 << 20;
+    world.serve(80, App::sending(pattern(size, 2)));
+    let flow = world.connect(80, App::sending(pattern(size, 1)));
+    let done = world.run_until(limit, |world| world.app(0, flow).is_done() && world.only(1).1.is_done());
+    let (up, down) = (world.only(1).1.received.len(), world.app(0, flow).received.len());
+    assert!(done, "up {up}, down {down} of {size}");
+    assert!(world.app(0, flow).received == pattern(size, 2));
+    assert!(world.only(1).1.received == pattern(size, 1));
+    world
+}
+
+#[test]
+fn four_mebibytes_each_way_over_a_clean_wire() {
+    let world = both_ways(Link::default(), secs(60));
+    assert!(world.now - sim::START < secs(10), "{:?}", world.now - sim::START);
+    // MSS-sized segments dominate: 8 MiB in 1380-byte segments, and acknowledgements.
+    assert!(world.wire.sent < 12_000, "{} datagrams", world.wire.sent);
+}
+
+#[test]
+fn four_mebibytes_each_way_over_a_bad_wire() {
+    both_ways(Link { loss: 200, reorder: 500, duplicate: 200, ..Link::default() }, secs(6000));
+}
+
+#[test]
+fn half_close_by_the_client_then_the_reply() {
+    let mut world = World::simple();
+    world.serve(80, App { send: pattern(300_000, 2), ..App::sink() });
+    let flow = world.connect(80, App::sending(pattern(300_000, 1)));
+    assert!(world.run_until(secs(30), |world| world.app(0, flow).is_done()));
+    assert_eq!(world.app(0, flow).received, pattern(300_000, 2));
+    assert_eq!(world.only(1).1.received, pattern(300_000, 1));
+}
+
+#[test]
+fn half_close_by_the_server_then_the_rest_of_the_request() {
+    let mut world = World::simple();
+    world.serve(80, App::sending(b"enough".to_vec()));
+    let flow = world.connect(80, App { send: pattern(300_000, 1), ..App::sink() });
+    assert!(world.run_until(secs(30), |world| world.app(0, flow).is_done() && world.only(1).1.is_done()));
+    assert_eq!(world.app(0, flow).received, b"enough");
+    assert_eq!(world.only(1).1.received, pattern(300_000, 1));
+}
+
+#[test]
+fn a_flow_without_a_byte_in_either_direction() {
+    let mut world = World::simple();
+    world.serve(80, App::sending(Vec::new()));
+    let flow = world.connect(80, App::sending(Vec::new()));
+    // Asked for before the handshake: it has to wait.
+    world.pump(0, flow);
+    assert!(world.run_until(secs(5), |world| world.app(0, flow).is_done() && world.only(1).1.is_done()));
+}
+
+#[test]
+fn a_slow_reader_stops_the_sender() {
+    let limits = Limits { flow_send_buffer: 65_536, flow_recv_buffer: 65_536, ..Limits::default() };
+    let mut world = World::pair(&Pair { limits: [limits; 2], ..Pair::default() });
+    world.serve(80, App { deaf: true, ..App::sink() });
+    let flow = world.connect(80, App::sending(pattern(1 << 20, 1)));
+    world.run(secs(120));
+    let server = world.only(1).0;
+    // One buffer at either end and nothing more; the zero window is probed, and nobody dies.
+    assert_eq!(world.nodes[1].stack.recv_available(server), 65_536);
+    // (The sender is woken when a quarter of its buffer is free, so the last of it may be empty.)
+    assert!((2 * 65_536 - 16_384..=2 * 65_536).contains(&world.app(0, flow).sent));
+    world.pump(0, flow);
+    assert_eq!(world.app(0, flow).sent, 2 * 65_536);
+    assert_eq!(world.nodes[0].stack.send_capacity(flow), 0);
+    let now = world.now;
+    assert_eq!(world.nodes[0].stack.send(now, flow, b"more"), 0);
+    world.run(secs(600));
+    assert_eq!(world.app(0, flow).closed, None);
+    world.app_mut(1, server).deaf = false;
+    world.pump(1, server);
+    assert!(
+        world.run_until(secs(200), |world| world.app(0, flow).is_done()),
+        "{:?}",
+        world.app(0, flow).sent
+    );
+    assert_eq!(world.only(1).1.received, pattern(1 << 20, 1));
+}
+
+#[test]
+fn data_unread_at_the_end_is_kept_for_the_reader() {
+    let mut world = World::simple();
+    world.serve(80, App { deaf: true, ..App::sending(b"x".to_vec()) });
+    let flow = world.connect(80, App::sending(pattern(50_000, 1)));
+    // Both FINs are through and TIME_WAIT is over before anybody reads.
+    world.run(secs(60));
+    let server = world.only(1).0;
+    assert_eq!(world.only(1).1.closed, None);
+    assert_eq!(world.nodes[1].stack.recv_available(server), 50_000);
+    world.app_mut(1, server).deaf = false;
+    world.pump(1, server);
+    world.run(secs(1));
+    assert!(world.only(1).1.is_done() && world.only(1).1.peer_finished);
+    assert_eq!(world.only(1).1.received, pattern(50_000, 1));
+    assert!(world.app(0, flow).is_done());
+}
+
+#[test]
+fn to_ourselves() {
+    let mut world = World::simple();
+    world.nodes[0].stack.listen(80);
+    world.nodes[0].server = Some(App::echo());
+    let remote = SocketAddr::new(sim::v4(0), 80);
+    let flow = world.connect_to(0, remote, App::sending(pattern(1 << 20, 1)));
+    assert!(world.run_until(secs(60), |world| world.app(0, flow).is_done()));
+    assert!(world.app(0, flow).received == pattern(1 << 20, 1));
+    assert_eq!(world.wire.sent, 0, "nothing of it was on the wire");
+    let refused = world.connect_to(0, SocketAddr::new(v6(0), 81), App::idle());
+    assert!(world.run_until(secs(1), |world| world.app(0, refused).closed.is_some()));
+    assert_eq!(world.app(0, refused).closed, Some(CloseReason::Refused));
+}
+
+#[test]
+fn a_thousand_flows_at_once() {
+    let limits = Limits { flow_send_buffer: 16_384, flow_recv_buffer: 16_384, ..Limits::default() };
+    let mut world = World::pair(&Pair { limits: [limits; 2], ..Pair::default() });
+    world.serve(80, App::echo());
+    let flows: Vec<_> = (0..1000).map(|n| world.connect(80, App::sending(pattern(5000, n)))).collect();
+    assert!(world.run_until(secs(60), |world| flows.iter().all(|&flow| world.app(0, flow).is_done())));
+    for (n, &flow) in flows.iter().enumerate() {
+        assert_eq!(world.app(0, flow).received, pattern(5000, n as u64));
+    }
+}
+
+#[test]
+fn released_flows_end_by_themselves() {
+    let mut world = World::simple();
+    world.serve(80, App::sink());
+    let flow = world.connect(80, App::idle());
+    assert!(world.run_until(secs(5), |world| world.app(0, flow).connected));
+    let now = world.now;
+    assert_eq!(world.nodes[0].stack.send(now, flow, &pattern(100_000, 1)), 100_000);
+    world.nodes[0].stack.release(now, flow);
+    let told = world.nodes[0].events.len();
+    assert!(world.run_until(secs(10), |world| world.only(1).1.is_done()));
+    assert_eq!(world.only(1).1.received, pattern(100_000, 1));
+    world.run(secs(1));
+    assert_eq!(world.nodes[0].events.len(), told, "no event after release");
+    assert_eq!(world.nodes[0].stack.stats().flows, 0);
+}
+
+#[test]
+fn a_released_flow_whose_peer_never_closes_is_aborted() {
+    let mut world = World::simple();
+    world.serve(80, App::idle());
+    let flow = world.connect(80, App::idle());
+    assert!(world.run_until(secs(5), |world| world.app(0, flow).connected));
+    let now = world.now;
+    world.nodes[0].stack.release(now, flow);
+    world.run(Limits::default().linger + secs(5));
+    assert_eq!(world.nodes[0].stack.stats().flows, 0);
+    assert_eq!(world.only(1).1.closed, Some(CloseReason::Reset));
+}
+
+#[test]
+fn bytes_for_a_released_flow_are_answered_with_a_reset() {
+    let mut world = World::simple();
+    world.serve(80, App { reply_after_finish: true, send: b"late".to_vec(), ..App::default() });
+    let flow = world.connect(80, App::idle());
+    assert!(world.run_until(secs(5), |world| world.app(0, flow).connected));
+    let now = world.now;
+    world.nodes[0].stack.release(now, flow);
+    assert!(world.run_until(secs(5), |world| world.only(1).1.closed.is_some()));
+    assert_eq!(world.only(1).1.closed, Some(CloseReason::Reset));
+    assert_eq!(world.nodes[0].stack.stats().flows, 0);
+}
