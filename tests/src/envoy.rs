@@ -44,6 +44,11 @@ impl Envoy {
         envoy
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.as_ref().expect("running").id()
+    }
+
     /// Its admin interface.
     pub fn admin(&self) -> &Admin {
         &self.admin
@@ -77,7 +82,16 @@ pub fn validate(products: &Products, configuration: &Path) -> Result<(), String>
 
 fn command(products: &Products, configuration: &Path) -> Command {
     let mut command = Command::new(&products.envoy);
-    command.args(["--disable-hot-restart", "--concurrency", "2", "--log-level", "warning", "--config-path"]);
+    command.args([
+        "--disable-hot-restart",
+        "--concurrency",
+        "2",
+        "--log-level",
+        "warning",
+        "--file-flush-interval-msec",
+        "100",
+        "--config-path",
+    ]);
     command.arg(configuration).env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", &products.directory);
     command
 }
