@@ -78,9 +78,8 @@ pub(super) fn cluster(key: RuleKey, rules: &[&Rule], settings: &Settings) -> Clu
             healthy_panic_threshold: Some(Percent { value: 0.0 }),
             ..Default::default()
         }),
-        // Otherwise connections to one host that are being made at the same time are interchangeable: the one that is
-        // ready first serves the client that waits longest, and one failure fails everyone who waits. Then the module
-        // would reset the wrong client, because it knows a client by the connection that was made for it.
+        // Otherwise connections to one host that are being made at the same time are interchangeable: one failure fails
+        // every client that waits for any of them, and an attempt that a client has given up serves another one.
         connection_pool_per_downstream_connection: true,
         ..Default::default()
     };

@@ -1,6 +1,6 @@
 //! Listeners, and the filters that arrive by extension discovery.
 
-use envoy_config::{ConfigError, EgressConfig, IngressConfig, LocalConfig};
+use envoy_config::{ConfigError, EgressConfig, IngressConfig};
 use envoy_types::{
     pb::{
         envoy::{
@@ -9,7 +9,8 @@ use envoy_types::{
                 core::v3::{
                     Address, DataSource, ExtensionConfigSource, Pipe, SocketAddress,
                     SubstitutionFormatString, TypedExtensionConfig, address, data_source::Specifier,
-                    socket_address::PortSpecifier, substitution_format_string::Format,
+                    proxy_protocol_config::Version as ProxyVersion, socket_address::PortSpecifier,
+                    substitution_format_string::Format,
                 },
                 listener::v3::{
                     Filter, FilterChain, Listener, ListenerFilter, filter,
@@ -23,14 +24,9 @@ use envoy_types::{
                     stream::v3::{StderrAccessLog, StdoutAccessLog, stderr_access_log, stdout_access_log},
                 },
                 filters::{
-                    common::set_filter_state::v3::{
-                        FilterStateValue,
-                        filter_state_value::{Key, SharedWithUpstream, Value},
-                    },
                     listener::proxy_protocol::v3::ProxyProtocol,
                     network::{
                         dynamic_modules::v3::DynamicModuleNetworkFilter,
-                        set_filter_state::v3 as set_filter_state,
                         tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier},
                     },
                 },
@@ -67,14 +63,15 @@ pub(super) fn listener(key: RuleKey, settings: &Settings) -> Result<Listener, Tr
         Direction::Egress => {
             listener.address = Some(any_address(key.port, settings.ipv6));
             listener.tcp_keepalive = Some(tcp_keepalive());
-            vec![connection_id(), module_filter("nexodus.local", &LocalConfig {})]
+            Vec::new()
         }
         Direction::Ingress => {
             let config = ingress_config(key, settings)
                 .map_err(|reason| TranslateError::Invalid { name: name.clone(), reason })?;
             listener.address = Some(pipe(utf8(&config.socket)?));
             listener.listener_filters = vec![proxy_protocol()];
-            vec![module_filter("nexodus.ingress", &config)]
+            let filter = module::network_filter("nexodus.ingress", &config, false);
+            vec![static_filter("nexodus.ingress", pack_any(filter))]
         }
     };
     filters.push(discovered(&name, TcpProxy::type_url()));
@@ -148,33 +145,15 @@ fn ingress_config(key: RuleKey, settings: &Settings) -> Result<IngressConfig, Co
     Ok(config)
 }
 
-/// Tells the module which client a connection in the tunnel belongs to, so that a reset can be passed on.
-fn connection_id() -> Filter {
-    let value = FilterStateValue {
-        key: Some(Key::ObjectKey("nexodus.downstream".to_owned())),
-        factory_key: "envoy.string".to_owned(),
-        value: Some(Value::FormatString(format("%CONNECTION_ID%"))),
-        shared_with_upstream: SharedWithUpstream::Once as i32,
-        ..Default::default()
-    };
-    static_filter(
-        "envoy.filters.network.set_filter_state",
-        pack_any(set_filter_state::Config { on_new_connection: vec![value], ..Default::default() }),
-    )
-}
-
-/// Ingress connections come from the module, which says with a PROXY header who the overlay peer is. The socket's mode
+/// Ingress connections come from the module, which says with a PROXY header, version 2, who the overlay peer is. The socket's mode
 /// and directory keep everyone else out.
 fn proxy_protocol() -> ListenerFilter {
+    let proxy = ProxyProtocol { disallowed_versions: vec![ProxyVersion::V1 as i32], ..Default::default() };
     ListenerFilter {
         name: "envoy.filters.listener.proxy_protocol".to_owned(),
-        config_type: Some(listener_filter::ConfigType::TypedConfig(pack_any(ProxyProtocol::default()))),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(pack_any(proxy))),
         ..Default::default()
     }
-}
-
-fn module_filter(name: &str, config: &impl serde::Serialize) -> Filter {
-    static_filter(name, pack_any(module::network_filter(name, config, false)))
 }
 
 fn static_filter(name: &str, config: Any) -> Filter {

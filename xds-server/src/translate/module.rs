@@ -140,6 +140,6 @@ mod tests {
 
     #[test]
     fn nothing_is_an_empty_struct() {
-        assert_eq!(as_struct(&envoy_config::LocalConfig {}).value, Vec::<u8>::new());
+        assert_eq!(as_struct(&envoy_config::ConnectConfig {}).value, Vec::<u8>::new());
     }
 }
