@@ -5,6 +5,8 @@
 //! an abrupt close as a clean end; this filter tells the two apart, in both directions:
 //! * Envoy ends its stream: seen here before the socket shows it ([`IngressLink::finishing`]). An end without
 //!   that is an abort, and becomes RST in the overlay.
+//! * The overlay peer ends its stream: the network thread waits with the socket's end until this filter is there.
+//!   Envoy's listener filters, which run before it, take an end of stream for a connection that is gone.
 //! * The overlay peer resets: closing a Unix socket with unread bytes gives the other end ECONNRESET, so this
 //!   filter writes one byte that the network thread never reads. Envoy sees a reset and passes it on.
 
@@ -21,19 +23,36 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What the filter and the network thread share of one ingress connection.
-#[derive(Default)]
 pub(crate) struct IngressLink {
+    relay: usize,
     finishing: AtomicBool,
-    reset: Mutex<Reset>,
+    state: Mutex<LinkState>,
 }
 
 #[derive(Default)]
-struct Reset {
-    wanted: bool,
+struct LinkState {
+    /// The filter has been there.
+    attached: bool,
+    /// The network thread waits for the filter, to end the stream.
+    end_waiting: bool,
+    reset_wanted: bool,
     scheduler: Option<Box<dyn EnvoyNetworkFilterScheduler>>,
 }
 
 impl IngressLink {
+    /// `relay`: what the network thread calls this connection.
+    pub(crate) fn new(relay: usize) -> Self {
+        Self { relay, finishing: AtomicBool::new(false), state: Mutex::default() }
+    }
+
+    /// Network thread: whether the socket's end may be shown to Envoy now. If not, the network thread is woken
+    /// for this relay when it may.
+    pub(crate) fn may_end(&self) -> bool {
+        let mut state = network::lock(&self.state);
+        state.end_waiting = !state.attached;
+        state.attached
+    }
+
     /// Network thread: whether Envoy said that it ends its stream, before its socket showed the end.
     pub(crate) fn finishing(&self) -> bool {
         self.finishing.load(Ordering::Acquire)
@@ -41,23 +60,27 @@ impl IngressLink {
 
     /// Network thread: have the filter write the byte that turns closing the socket into a reset.
     pub(crate) fn want_reset(&self) {
-        let mut reset = network::lock(&self.reset);
-        reset.wanted = true;
-        if let Some(scheduler) = &reset.scheduler {
+        let mut state = network::lock(&self.state);
+        state.reset_wanted = true;
+        if let Some(scheduler) = &state.scheduler {
             // Under the lock for the reason given at `flow::State::wake_worker`.
             scheduler.commit(0);
         }
     }
 
-    /// Worker: returns whether a reset is wanted already.
-    fn attach(&self, scheduler: Box<dyn EnvoyNetworkFilterScheduler>) -> bool {
-        let mut reset = network::lock(&self.reset);
-        reset.scheduler = Some(scheduler);
-        reset.wanted
+    /// Worker: the filter is there. Returns whether a reset is wanted already.
+    fn attach(&self, network: &Network, scheduler: Box<dyn EnvoyNetworkFilterScheduler>) -> bool {
+        let mut state = network::lock(&self.state);
+        state.attached = true;
+        state.scheduler = Some(scheduler);
+        if std::mem::take(&mut state.end_waiting) {
+            network.relay_attached(self.relay);
+        }
+        state.reset_wanted
     }
 
     fn detach(&self) {
-        network::lock(&self.reset).scheduler = None;
+        network::lock(&self.state).scheduler = None;
     }
 }
 
@@ -109,7 +132,7 @@ impl<ENF: EnvoyNetworkFilter> NetworkFilter<ENF> for IngressFilter {
             envoy.close_with_details(CloseType::NoFlush, "nexodus.ingress: not a connection of this overlay");
             return DataStatus::StopIteration;
         };
-        let reset_wanted = link.attach(Box::new(envoy.new_scheduler()));
+        let reset_wanted = link.attach(&self.network, Box::new(envoy.new_scheduler()));
         self.link = Some(link);
         if reset_wanted {
             write_reset_byte(envoy);

@@ -50,6 +50,8 @@ pub(crate) struct Network {
     work: Mutex<VecDeque<Arc<Flow>>>,
     waker: OnceLock<mio::Waker>,
     waking: AtomicBool,
+    /// Relays whose end of stream waited for their filter; each once.
+    attached: Mutex<Vec<usize>>,
     /// Connections on their way from the overlay into Envoy, by (overlay source, overlay destination).
     links: Mutex<HashMap<(SocketAddr, SocketAddr), Arc<IngressLink>>>,
     pub(crate) status: Mutex<NetworkStatus>,
@@ -76,6 +78,7 @@ impl Network {
             work: Mutex::default(),
             waker: OnceLock::new(),
             waking: AtomicBool::new(false),
+            attached: Mutex::default(),
             links: Mutex::default(),
             status: Mutex::default(),
         });
@@ -174,6 +177,17 @@ impl Network {
     /// Network thread: the configuration, when it changed since the last call.
     pub(crate) fn take_changes(&self) -> Option<Desired> {
         self.desired_changed.swap(false, Ordering::AcqRel).then(|| lock(&self.desired).clone())
+    }
+
+    /// Has the network thread look at a relay: its filter is there.
+    pub(crate) fn relay_attached(&self, relay: usize) {
+        lock(&self.attached).push(relay);
+        self.wake();
+    }
+
+    /// Network thread: the relays whose filter has come.
+    pub(crate) fn take_attached(&self) -> Vec<usize> {
+        std::mem::take(&mut *lock(&self.attached))
     }
 
     pub(crate) fn add_link(&self, source: SocketAddr, destination: SocketAddr, link: Arc<IngressLink>) {

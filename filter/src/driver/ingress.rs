@@ -109,7 +109,7 @@ impl Driver {
 
     fn relay(&mut self, flow: FlowId, local: SocketAddr, remote: SocketAddr) -> io::Result<RelayId> {
         let path = self.relays.listeners.get(&local.port()).ok_or(ErrorKind::NotFound)?;
-        let link = Arc::new(IngressLink::default());
+        let link = Arc::new(IngressLink::new(self.relays.relays.vacant_key()));
         // Before the connection exists: Envoy may look for it at once.
         self.network.add_link(remote, local, link.clone());
         let stream = UnixStream::connect(path).and_then(|mut stream| {
@@ -137,6 +137,7 @@ impl Driver {
 
     /// Serves the relays whose sockets reported something, and those whose time is over.
     pub(super) fn serve_relays(&mut self, now: Instant) {
+        self.relays.ready.extend(self.network.take_attached());
         for relay in std::mem::take(&mut self.relays.ready) {
             self.pump(now, relay);
         }
@@ -236,7 +237,7 @@ impl Relay {
             let received = stack.recv(now, self.flow, &mut self.pending);
             self.pending.truncate(received);
         }
-        if self.overlay_finished && !self.write_finished {
+        if self.overlay_finished && !self.write_finished && self.link.may_end() {
             self.write_finished = true;
             self.stream.shutdown(Shutdown::Write)?;
         }
