@@ -62,7 +62,7 @@ proptest! {
         prop_assert!(world.app(0, flow).is_done(), "{:?}", world.app(0, flow).closed);
         prop_assert!(world.app(0, flow).received == pattern(server.0, seed ^ 1));
         prop_assert!(world.only(1).1.received == pattern(client.0, seed));
-        world.run(secs(30));
+        world.run(secs(60));
         for node in &world.nodes {
             let stats = node.stack.stats();
             prop_assert_eq!((stats.flows, stats.pending, stats.buffer_bytes, stats.time_wait), (0, 0, 0, 0));

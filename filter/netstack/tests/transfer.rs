@@ -20,7 +20,7 @@ fn echo_over_v4() {
     assert_eq!(world.nodes[0].stack.stats().buffer_bytes, 0);
     assert_eq!(world.nodes[1].stack.stats().buffer_bytes, 0);
     assert_eq!(world.nodes[0].stack.stats().time_wait + world.nodes[1].stack.stats().time_wait, 1);
-    world.run(secs(15));
+    world.run(secs(35));
     assert_eq!(world.nodes[0].stack.stats().time_wait + world.nodes[1].stack.stats().time_wait, 0);
     assert_eq!(world.nodes[0].stack.stats().rst_sent + world.nodes[1].stack.stats().rst_sent, 0);
 }

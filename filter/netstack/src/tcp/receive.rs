@@ -45,9 +45,12 @@ impl Tcp {
         };
         let available = engine.recv_available();
         let last_ack = engine.is_last_ack();
+        // All data is acknowledged and only the answer to our FIN is missing: a peer that has forgotten the flow by now
+        // says with its RST that it has had everything.
+        let delivered = engine.unacknowledged() == 0;
         engine.receive(&mut self.shared, cx.now, packet, segment, &mut self.reply);
         let more = engine.recv_available() > available;
-        let closed = last_ack && !segment.is_rst() && !engine.is_last_ack();
+        let closed = last_ack && !engine.is_last_ack() && (delivered || !segment.is_rst());
         let unwanted = more && flow.released;
         if !self.reply.is_empty() {
             cx.outbox.push(std::mem::take(&mut self.reply), cx.stats);

@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::segment::Tuple;
 use crate::{FlowId, Instant, Stats};
 
-/// How long a tuple rests. 2 MSL would be minutes (RFC 9293); segments do not survive that long in a tunnel.
-const TIME_WAIT: Duration = Duration::from_secs(10);
+/// How long a tuple rests. 2 MSL would be minutes (RFC 9293), but no segment lives that long in a tunnel. A FIN whose
+/// acknowledgement was lost is repeated after 1, 3, 7 and 15 s; all of these have to find us.
+const TIME_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Entry {
