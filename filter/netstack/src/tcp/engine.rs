@@ -60,6 +60,10 @@ pub(super) struct Engine {
     sent_end: u32,
     /// The highest sequence number sent.
     sent_max: u32,
+    /// The same, with the byte that probes a closed window.
+    probed_max: u32,
+    /// When, how long and with which header the last segment went out.
+    last_sent: Option<(Instant, usize, [u8; 16])>,
     /// The peer's last segment announced no window.
     window_closed: bool,
     /// Stream bytes taken from the owner and given to the owner.
@@ -107,6 +111,8 @@ impl Engine {
             irs: 0,
             sent_end: 0,
             sent_max: 0,
+            probed_max: 0,
+            last_sent: None,
             window_closed: false,
             enqueued: 0,
             dequeued: 0,
@@ -131,6 +137,10 @@ impl Engine {
             self.irs = segment.seq;
         }
         if self.last_sent_syn && !segment.is_syn() && !self.fits(segment) {
+            return;
+        }
+        if self.phase() == Phase::Open && segment.is_ack() && is_after(segment.ack, self.probed_max) {
+            // smoltcp would believe an acknowledgement of bytes, or of a FIN, that were never sent.
             return;
         }
         let mut port = Port { rx: Some(packet.bytes), tx: Some(reply), mtu: shared.mtu };
@@ -181,7 +191,20 @@ impl Engine {
             return false;
         }
         self.sent(out);
+        if self.repeats(now, out) {
+            out.clear();
+            return false;
+        }
         true
+    }
+
+    /// Whether the segment is the one before once more, at the same instant. smoltcp can be brought (by a peer that takes
+    /// its window back, for one) to send the same thing without end.
+    fn repeats(&mut self, now: Instant, packet: &[u8]) -> bool {
+        let header: Option<[u8; 16]> =
+            Packet::parse(packet).ok().and_then(|packet| packet.payload.first_chunk().copied());
+        let this = Some((now, packet.len(), header.unwrap_or_default()));
+        std::mem::replace(&mut self.last_sent, this) == this
     }
 
     /// Notes what a segment of ours tells, and mends it.
@@ -198,6 +221,7 @@ impl Engine {
         if segment.is_syn() {
             self.iss = segment.seq;
             self.sent_max = segment.end();
+            self.probed_max = segment.end();
         }
         if segment.is_bare_ack() {
             if segment.seq != self.sent_max {
@@ -209,12 +233,17 @@ impl Engine {
         if !(self.window_closed && segment.payload_len == 1) {
             self.sent_end = segment.end();
             self.raise_sent_max(segment.end());
+        } else if is_after(segment.end(), self.probed_max) {
+            self.probed_max = segment.end();
         }
     }
 
     fn raise_sent_max(&mut self, end: u32) {
-        if end.wrapping_sub(self.sent_max).cast_signed() > 0 {
+        if is_after(end, self.sent_max) {
             self.sent_max = end;
+        }
+        if is_after(end, self.probed_max) {
+            self.probed_max = end;
         }
     }
 
@@ -342,6 +371,11 @@ impl Engine {
     fn socket_mut(&mut self) -> &mut Socket<'static> {
         self.set.get_mut(self.handle)
     }
+}
+
+/// Whether one sequence number comes after another.
+fn is_after(seq: u32, other: u32) -> bool {
+    seq.wrapping_sub(other).cast_signed() > 0
 }
 
 fn smol(now: Instant) -> smoltcp::time::Instant {
