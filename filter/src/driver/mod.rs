@@ -35,8 +35,9 @@ const FIRST_RELAY: usize = 2;
 const RECEIVE_BUDGET: usize = 8;
 /// Send system calls per turn (each takes up to 64 KiB).
 const SEND_BUDGET: usize = 64;
-/// Netstack events per turn.
-const EVENT_BUDGET: usize = 4096;
+/// Netstack events per turn: few enough that a burst of new connections does not keep datagrams waiting until the
+/// socket's buffer is full.
+const EVENT_BUDGET: usize = 256;
 /// At most this old while anything happens.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// What one receive buffer holds: a batch of coalesced datagrams.
 const RECEIVE_BUFFER: usize = 64 * 1024;
-/// Asked of the kernel for each direction; it grants up to `net.core.rmem_max` and `wmem_max`.
+/// Asked of the kernel for each direction.
 const KERNEL_BUFFER: usize = 4 << 20;
 
 pub(super) struct Socket {
@@ -143,9 +143,14 @@ fn bind(domain: Domain, address: SocketAddr) -> io::Result<socket2::Socket> {
     if domain == Domain::IPV6 {
         socket.set_only_v6(false)?;
     }
-    // More is better, less works.
-    let _ = socket.set_recv_buffer_size(KERNEL_BUFFER);
-    let _ = socket.set_send_buffer_size(KERNEL_BUFFER);
+    // Past the system's maximum where that is permitted, else up to it. More is better, less works.
+    use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
+    if set_socket_recv_buffer_size_force(&socket, KERNEL_BUFFER).is_err() {
+        let _ = socket.set_recv_buffer_size(KERNEL_BUFFER);
+    }
+    if set_socket_send_buffer_size_force(&socket, KERNEL_BUFFER).is_err() {
+        let _ = socket.set_send_buffer_size(KERNEL_BUFFER);
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
