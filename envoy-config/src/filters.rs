@@ -88,18 +88,6 @@ impl IngressConfig {
     }
 }
 
-/// The configuration of the network filter `nexodus.local`: there is nothing to configure.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LocalConfig {}
-
-impl LocalConfig {
-    /// Parses and validates.
-    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
-        json::parse(json)
-    }
-}
-
 /// The configuration of the transport socket `nexodus.connect`: there is nothing to configure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,7 +9,6 @@
 //! | `tunnel` | bootstrap extension | [`TunnelConfig`] |
 //! | `nexodus.egress` | network filter | [`EgressConfig`] |
 //! | `nexodus.ingress` | network filter | [`IngressConfig`] |
-//! | `nexodus.local` | network filter | [`LocalConfig`] |
 //! | `nexodus.connect` | transport socket | [`ConnectConfig`] |
 //!
 //! There are two steps. `from_json` and `validate` are pure. [`NetworkConfig::load`], [`EgressConfig::load_peers`] and
@@ -34,7 +33,7 @@ pub mod wg_quick;
 
 pub use endpoint::Endpoint;
 pub use error::{ConfigError, LoadError, Problem};
-pub use filters::{ConnectConfig, EgressConfig, IngressConfig, LocalConfig, Protocol};
+pub use filters::{ConnectConfig, EgressConfig, IngressConfig, Protocol};
 pub use key::{PresharedKey, PrivateKey, PublicKey, RandomError};
 pub use limits::{
     Limits, MAX_ADDRESSES, MAX_ALLOWED_IPS, MAX_FILE_BYTES, MAX_JSON_BYTES, MAX_NETWORKS, MAX_PEERS,

@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use envoy_config::{
-    ConnectConfig, EgressConfig, IngressConfig, Limits, LocalConfig, MAX_ADDRESSES, MAX_ALLOWED_IPS,
-    MAX_JSON_BYTES, MAX_NETWORKS, MAX_PEERS, NetworkConfig, PeerConfig, Protocol, PublicKey, TunnelConfig,
+    ConnectConfig, EgressConfig, IngressConfig, Limits, MAX_ADDRESSES, MAX_ALLOWED_IPS, MAX_JSON_BYTES,
+    MAX_NETWORKS, MAX_PEERS, NetworkConfig, PeerConfig, Protocol, PublicKey, TunnelConfig,
 };
 use serde_json::{Value, json};
 
@@ -68,8 +68,7 @@ fn what_may_be_left_out_has_a_default() {
 
     let config = EgressConfig::from_json(b"").unwrap();
     assert_eq!(config, EgressConfig { network: "default".to_owned(), peers: None });
-    assert_eq!(LocalConfig::from_json(b" ").unwrap(), LocalConfig {});
-    assert_eq!(ConnectConfig::from_json(b"{}").unwrap(), ConnectConfig {});
+    assert_eq!(ConnectConfig::from_json(b" ").unwrap(), ConnectConfig {});
 }
 
 #[test]
@@ -299,9 +298,9 @@ fn what_is_no_json_object_is_refused() {
     for json in ["{", "[1", "nul", "\u{0}", "[]", "1", "[[]]"] {
         let error = TunnelConfig::from_json(json.as_bytes()).unwrap_err().to_string();
         assert!(error.starts_with("the configuration is not a JSON object: "), "{error}");
-        assert!(LocalConfig::from_json(json.as_bytes()).is_err());
+        assert!(ConnectConfig::from_json(json.as_bytes()).is_err());
     }
     assert_eq!(TunnelConfig::from_json(b"{}").unwrap_err().to_string(), ".: missing field `networks`");
-    let error = LocalConfig::from_json(b"{\"x\":1}").unwrap_err().to_string();
+    let error = ConnectConfig::from_json(b"{\"x\":1}").unwrap_err().to_string();
     assert_eq!(error, "x: unknown field `x`, there are no fields");
 }

@@ -4,9 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use envoy_config::{
-    ConnectConfig, EgressConfig, IngressConfig, LocalConfig, NetworkConfig, TunnelConfig, WgQuick,
-};
+use envoy_config::{ConnectConfig, EgressConfig, IngressConfig, NetworkConfig, TunnelConfig, WgQuick};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -117,7 +115,6 @@ fn assert_refused_hidden(config: &Value) {
         TunnelConfig::from_json(json).err(),
         EgressConfig::from_json(json).err(),
         IngressConfig::from_json(json).err(),
-        LocalConfig::from_json(json).err(),
         ConnectConfig::from_json(json).err(),
     ];
     for error in errors.into_iter().flatten() {
