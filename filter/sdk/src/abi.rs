@@ -2,8 +2,8 @@
 //!
 //! Source: `source/extensions/dynamic_modules/abi/abi.h` of Envoy. Only what this crate needs is declared.
 //!
-//! An enum type of this module is used where the module *gives* a value to Envoy. Where Envoy gives one to the
-//! module, the declarations take a plain `u32` and convert it: a value that a later Envoy may add would
+//! An enum type of this module is used where the module *gives* a value to Envoy. Where Envoy gives one to
+//! the module, the declarations take a plain `u32` and convert it: a value that a later Envoy may add would
 //! otherwise be undefined behaviour.
 
 #![expect(non_camel_case_types, reason = "the names are those of the C header")]
@@ -318,3 +318,48 @@ pub type envoy_dynamic_module_type_transport_socket_factory_config_module_ptr = 
 pub type envoy_dynamic_module_type_transport_socket_envoy_ptr = *mut c_void;
 /// The module's transport socket.
 pub type envoy_dynamic_module_type_transport_socket_module_ptr = *const c_void;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::{align_of, offset_of, size_of};
+
+    #[test]
+    fn layouts_are_those_of_c() {
+        type Buffer = envoy_dynamic_module_type_envoy_buffer;
+        type IoResult = envoy_dynamic_module_type_transport_socket_io_result;
+        assert_eq!((size_of::<Buffer>(), align_of::<Buffer>(), offset_of!(Buffer, length)), (16, 8, 8));
+        assert_eq!((size_of::<IoResult>(), align_of::<IoResult>()), (24, 8));
+        assert_eq!((offset_of!(IoResult, bytes_processed), offset_of!(IoResult, end_stream_read)), (8, 16));
+        assert_eq!(size_of::<envoy_dynamic_module_type_event_cb>(), size_of::<*const ()>());
+    }
+
+    #[test]
+    fn numbers_are_those_of_c() {
+        type Event = envoy_dynamic_module_type_network_connection_event;
+        type CloseType = envoy_dynamic_module_type_network_connection_close_type;
+        type AttributeId = envoy_dynamic_module_type_attribute_id;
+        assert_eq!(
+            [0, 1, 2, 3].map(Event::try_from),
+            [
+                Ok(Event::RemoteClose),
+                Ok(Event::LocalClose),
+                Ok(Event::Connected),
+                Ok(Event::ConnectedZeroRtt),
+            ]
+        );
+        assert_eq!(CloseType::AbortReset as u32, 4);
+        assert_eq!(AttributeId::ConnectionId as u32, 28);
+        assert_eq!(AttributeId::HealthCheck as u32, 67);
+        assert_eq!(envoy_dynamic_module_type_log_level::Off as u32, 6);
+        for raw in 0..68 {
+            assert_eq!(AttributeId::try_from(raw).map(|id| id as u32), Ok(raw));
+        }
+    }
+
+    #[test]
+    fn unknown_numbers_are_refused() {
+        assert_eq!(envoy_dynamic_module_type_network_connection_event::try_from(4), Err(4));
+        assert_eq!(envoy_dynamic_module_type_metrics_result::try_from(u32::MAX), Err(u32::MAX));
+    }
+}

@@ -118,3 +118,64 @@ pub(crate) unsafe fn chunks<'a>(
     // SAFETY: Envoy filled them in, or left them null.
     Some(chunks.into_iter().map(|chunk| unsafe { EnvoyBuffer::from_abi(chunk) }).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ptr;
+
+    fn buffer(bytes: &'static [u8]) -> EnvoyBytes {
+        EnvoyBytes { ptr: bytes.as_ptr().cast(), length: bytes.len() }
+    }
+
+    #[test]
+    fn null_is_empty_whatever_its_length() {
+        for length in [0, 5] {
+            // SAFETY: null.
+            assert_eq!(unsafe { envoy_bytes(EnvoyBytes { ptr: ptr::null(), length }) }, b"");
+        }
+    }
+
+    #[test]
+    fn what_is_not_text_is_replaced() {
+        // SAFETY: the bytes are static.
+        assert_eq!(unsafe { envoy_text(buffer(b"a\xff")) }, "a\u{fffd}");
+    }
+
+    #[test]
+    fn chunks_keep_their_order_and_unfilled_ones_are_empty() {
+        // SAFETY: two of three entries are written, with static bytes.
+        let filled = unsafe {
+            chunks(3, |chunks| {
+                chunks.write(buffer(b"one"));
+                chunks.add(1).write(buffer(b"two"));
+                true
+            })
+        };
+        let texts: Vec<_> = filled.iter().flatten().map(EnvoyBuffer::as_slice).collect();
+        assert_eq!(texts, [&b"one"[..], b"two", b""]);
+        // SAFETY: nothing is written.
+        assert!(unsafe { chunks(3, |_| false) }.is_none());
+    }
+
+    /// Answers with an address of the length that `object` points to.
+    unsafe extern "C" fn ask(object: *mut c_void, address: *mut EnvoyBytes, port: *mut u32) -> bool {
+        // SAFETY: the test passes a length, and the module valid results.
+        unsafe {
+            let length = *object.cast::<usize>();
+            *address = EnvoyBytes { length, ..buffer(b"192.0.2.1") };
+            *port = 7;
+        }
+        true
+    }
+
+    #[test]
+    fn an_empty_address_is_none() {
+        let (mut some, mut none) = (9_usize, 0_usize);
+        // SAFETY: `ask` takes lengths.
+        unsafe {
+            assert_eq!(owned_address(ask, ptr::from_mut(&mut some).cast()), ("192.0.2.1".into(), 7));
+            assert_eq!(owned_address(ask, ptr::from_mut(&mut none).cast()), (String::new(), 0));
+        }
+    }
+}

@@ -13,10 +13,14 @@ use std::{
     },
 };
 
+#[cfg(test)]
+#[expect(clippy::panic, clippy::unwrap_used, reason = "panics are what is tested")]
+mod tests;
+
 /// Runs code of the module. A panic is logged and gives `None`.
 pub(crate) fn catch<R>(hook: &str, code: impl FnOnce() -> R) -> Option<R> {
-    // Unwind safety is the caller's matter: either the object is given up after a panic, or it is shared between
-    // threads anyway and must cope with a panic in any of them.
+    // Unwind safety is the caller's matter: either the object is given up after a panic, or it is shared
+    // between threads anyway and must cope with a panic in any of them.
     match catch_unwind(AssertUnwindSafe(code)) {
         Ok(result) => Some(result),
         Err(payload) => {
@@ -39,7 +43,8 @@ fn report(hook: &str, payload: Box<dyn Any + Send>) {
         (None, None) => "(not a text)",
     };
     envoy_log_error!("{hook}: panic: {message}");
-    // A payload is any type and so may panic when dropped; what the second panic carries is not worth a third.
+    // A payload is any type and so may panic when dropped; what the second panic carries is not worth a
+    // third.
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(payload);
     }
@@ -104,10 +109,10 @@ impl<T: ?Sized> Guarded<T> {
 
 /// Lets wake-ups from other threads pass until the connection is closed.
 ///
-/// Envoy's scheduler holds a strong reference to its filter while it commits an event. Were that reference the
-/// last one, the filter would be destroyed on the thread that commits, which is not the thread it lives on. A
-/// connection is closed before its filters are destroyed, so it is enough that no commit is under way once the
-/// close event has arrived.
+/// Envoy's scheduler holds a strong reference to its filter while it commits an event. Were that reference
+/// the last one, the filter would be destroyed on the thread that commits, which is not the thread it lives
+/// on. A connection is closed before its filters are destroyed, so it is enough that no commit is under way
+/// once the close event has arrived.
 #[derive(Debug)]
 pub(crate) struct Gate(Mutex<bool>);
 
@@ -149,9 +154,9 @@ impl<T: ?Sized> Shared<T> {
         Self { object: Mutex::new(Some(object)), owner: AtomicUsize::new(0) }
     }
 
-    /// Runs a hook of the object, after those of other threads. After a panic the object is dropped and its hooks
-    /// are skipped. So is a hook that arrives from inside another one on the same thread, which waiting would
-    /// never let through.
+    /// Runs a hook of the object, after those of other threads. After a panic the object is dropped and its
+    /// hooks are skipped. So is a hook that arrives from inside another one on the same thread, which
+    /// waiting would never let through.
     pub(crate) fn enter(&self, hook: &str, code: impl FnOnce(&mut T)) {
         let current = thread_number();
         // Only this thread stores its own number, so a stale value of another one cannot be mistaken for it.

@@ -52,7 +52,8 @@ pub static NEW_UDP_LISTENER_FILTER_CONFIG_FUNCTION: OnceLock<
     NewUdpListenerFilterConfigFunction<EnvoyUdpListenerFilterConfigImpl, EnvoyUdpListenerFilterImpl>,
 > = OnceLock::new();
 
-/// Registers what creates one kind of configuration. Envoy initializes a loaded module once, so the first stays.
+/// Registers what creates one kind of configuration. Envoy initializes a loaded module once, so the first
+/// stays.
 pub fn register<F>(slot: &OnceLock<F>, function: F) {
     slot.get_or_init(|| function);
 }
@@ -66,8 +67,8 @@ pub fn program_init(init: impl FnOnce() -> bool) -> *const c_char {
     }
 }
 
-/// Declares the module's entry point: a [`ProgramInitFunction`], then, under the name of each kind of extension
-/// that the module offers, the function that creates its configuration.
+/// Declares the module's entry point: a [`ProgramInitFunction`], then, under the name of each kind of
+/// extension that the module offers, the function that creates its configuration.
 ///
 /// | name | function |
 /// |---|---|
@@ -125,4 +126,19 @@ macro_rules! declare_all_init_functions {
     (@register udp_listener : $new_config:expr) => {
         $crate::init::register(&$crate::init::NEW_UDP_LISTENER_FILTER_CONFIG_FUNCTION, $new_config)
     };
+}
+
+#[cfg(test)]
+#[expect(clippy::panic, reason = "panics are what is tested")]
+mod tests {
+    use super::*;
+    use std::ffi::CStr;
+
+    #[test]
+    fn the_module_reports_its_abi_version_or_refuses() {
+        // SAFETY: a module that does not refuse reports a C string.
+        assert_eq!(unsafe { CStr::from_ptr(program_init(|| true)) }, c"v0.2.0");
+        assert!(program_init(|| false).is_null());
+        assert!(program_init(|| panic!("expected")).is_null());
+    }
 }

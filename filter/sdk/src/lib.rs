@@ -1,8 +1,9 @@
 //! The part of Envoy's Rust SDK for dynamic modules that this project uses.
 //!
-//! The official SDK lies in Envoy's repository and not in the crate registry, and building it takes clang. This
-//! crate has its package name and offers its traits, types, methods and macros under the same names with the
-//! same signatures, so a module compiles with either. It is written against ABI v0.2.0, that of Envoy 1.40.
+//! The official SDK lies in Envoy's repository and not in the crate registry, and building it takes clang.
+//! This crate has its package name and offers its traits, types, methods and macros under the same names
+//! with the same signatures, so a module compiles with either. It is written against ABI v0.2.0, that of
+//! Envoy 1.40.
 //!
 //! A module names what it offers in [`declare_all_init_functions!`]: [`bootstrap`] extensions, [`network`]
 //! filters, [`transport_socket`]s, and [`udp_listener`] filters. Everything is re-exported here, so
@@ -10,8 +11,8 @@
 //!
 //! # Panics
 //!
-//! A panic in a hook is caught and its message logged. The object that panicked is dropped at once, and none of
-//! its hooks is called again: do cleanup in `Drop`. Otherwise nothing but the matter at hand ends:
+//! A panic in a hook is caught and its message logged. The object that panicked is dropped at once, and
+//! none of its hooks is called again: do cleanup in `Drop`. Otherwise nothing but the matter at hand ends:
 //!
 //! | hook of | effect |
 //! |---|---|
@@ -30,25 +31,25 @@
 //! `write()` calls `on_write` and, if the write buffer fills up, `on_above_write_buffer_high_watermark`. The
 //! official SDK lets that hook run at once, with a second `&mut self`. Here it waits:
 //!
-//! * `on_event` and the watermark hooks run right after the hook on the stack has returned; a close event last.
-//!   If both watermarks were passed in between, neither hook is called.
+//! * `on_event` and the watermark hooks run right after the hook on the stack has returned; a close event
+//!   last. If both watermarks were passed in between, neither hook is called.
 //! * `on_write` is not called for what the filter itself writes inside a hook; those bytes pass.
 //! * `on_do_write` and `on_do_read` of a transport socket are called later, from the event loop.
 //! * `on_close` of a transport socket runs right after the hook on the stack. The socket below is closed by
 //!   then, so operations on it fail.
 //! * `get_protocol` and `get_failure_reason` are taken as empty, `can_flush_close` as true.
-//! * Hooks that Envoy calls from its event loop alone (`on_new_connection`, `on_read`, `on_scheduled`) never meet
-//!   another one. Should it happen, it is logged, and the connection closed.
+//! * Hooks that Envoy calls from its event loop alone (`on_new_connection`, `on_read`, `on_scheduled`)
+//!   never meet another one. Should it happen, it is logged, and the connection closed.
 //!
-//! A filter that is to work with either SDK therefore must not rely on a hook having run, or not having run,
-//! when its call into Envoy returns. Envoy destroys a filter from its event loop, not inside a hook; should that
-//! happen, the object lives until the hook returns.
+//! A filter that is to work with either SDK therefore must not rely on a hook having run, or not having
+//! run, when its call into Envoy returns. Envoy destroys a filter from its event loop, not inside a hook;
+//! should that happen, the object lives until the hook returns.
 //!
 //! # Threads
 //!
-//! The hooks of one connection, and the drop of its objects, are on one worker thread. To keep it so, a network
-//! filter's scheduler does nothing from the close event on (see `guard::Gate`); `on_scheduled` is never called
-//! after it. Configurations are `Send + Sync`: Envoy drops them on any thread.
+//! The hooks of one connection, and the drop of its objects, are on one worker thread. To keep it so, a
+//! network filter's scheduler does nothing from the close event on (see `guard::Gate`); `on_scheduled` is
+//! never called after it. Configurations are `Send + Sync`: Envoy drops them on any thread.
 //!
 //! # Tests
 //!
@@ -61,6 +62,8 @@ pub mod abi;
 pub mod bootstrap;
 pub mod buffer;
 mod callback;
+#[cfg(test)]
+mod fake;
 mod guard;
 #[doc(hidden)]
 pub mod init;

@@ -106,7 +106,8 @@ fn result(raw: u32) -> Result<(), MetricsResult> {
 /// Declares the methods that define metrics, in a trait.
 macro_rules! declare_metric_definitions {
     () => {
-        /// Defines a counter in the scope of this configuration. Only while the configuration is being created.
+        /// Defines a counter in the scope of this configuration. Only while the configuration is being
+        /// created.
         fn define_counter(
             &mut self,
             name: &str,
@@ -118,7 +119,8 @@ macro_rules! declare_metric_definitions {
             name: &str,
         ) -> Result<$crate::EnvoyGaugeId, $crate::abi::envoy_dynamic_module_type_metrics_result>;
 
-        /// Defines a histogram in the scope of this configuration. Only while the configuration is being created.
+        /// Defines a histogram in the scope of this configuration. Only while the configuration is being
+        /// created.
         fn define_histogram(
             &mut self,
             name: &str,

@@ -13,6 +13,10 @@ use crate::{
 };
 use std::{ffi::c_void, ptr};
 
+#[cfg(test)]
+#[expect(clippy::panic, reason = "panics are what is tested")]
+mod tests;
+
 /// What the module's pointer to a configuration points to.
 type ConfigObject = Box<dyn BootstrapExtensionConfig>;
 

@@ -74,7 +74,8 @@ impl EnvoyNetworkFilter for EnvoyNetworkFilterImpl {
     fn get_read_buffer_chunks<'a>(&'a mut self) -> (Vec<EnvoyBuffer<'a>>, usize) {
         // SAFETY: `raw` is valid.
         let count = unsafe { callback::network_filter_get_read_buffer_chunks_size(self.raw) };
-        // SAFETY: `raw` is valid; the buffer has as many chunks as it said, and changing it takes `&mut self`.
+        // SAFETY: `raw` is valid; the buffer has as many chunks as it said, and changing it takes `&mut
+        // self`.
         let chunks = unsafe {
             chunks(count, |chunks| callback::network_filter_get_read_buffer_chunks(self.raw, chunks))
         }

@@ -1,13 +1,14 @@
 //! The hooks that Envoy calls for a network filter.
 
 use super::{
-    EnvoyNetworkFilterConfigImpl, EnvoyNetworkFilterImpl, NetworkFilterConfig,
+    EnvoyNetworkFilter, EnvoyNetworkFilterConfigImpl, EnvoyNetworkFilterImpl, NetworkFilterConfig,
     slot::{Hook, Slot, Watermark},
 };
 use crate::{
     abi::{
         envoy_dynamic_module_type_envoy_buffer as EnvoyBytes,
         envoy_dynamic_module_type_network_connection_event as Event,
+        envoy_dynamic_module_type_network_connection_state as ConnectionState,
         envoy_dynamic_module_type_on_network_filter_data_status as Status,
     },
     buffer::{envoy_bytes, envoy_text},
@@ -16,6 +17,10 @@ use crate::{
     init::NEW_NETWORK_FILTER_CONFIG_FUNCTION,
 };
 use std::{ffi::c_void, ptr, rc::Rc, sync::Arc};
+
+#[cfg(test)]
+#[expect(clippy::panic, clippy::unwrap_used, reason = "panics are what is tested")]
+mod tests;
 
 /// What the module's pointer to a configuration points to.
 type ConfigObject = Box<dyn NetworkFilterConfig<EnvoyNetworkFilterImpl>>;
@@ -82,7 +87,13 @@ unsafe extern "C" fn envoy_dynamic_module_on_network_filter_new(
     let gate = Arc::new(Gate::new());
     // SAFETY: `envoy` is valid for the duration of this hook.
     let mut envoy = unsafe { EnvoyNetworkFilterImpl::new(envoy, Arc::clone(&gate)) };
-    match catch("envoy_dynamic_module_on_network_filter_new", || config.new_network_filter(&mut envoy)) {
+    let filter =
+        catch("envoy_dynamic_module_on_network_filter_new", || config.new_network_filter(&mut envoy));
+    // Envoy tells a filter of events only after this hook, so one that is closed by now will not hear of it.
+    if envoy.get_connection_state() == ConnectionState::Closed {
+        gate.close();
+    }
+    match filter {
         Some(filter) => Rc::into_raw(Rc::new(Slot::new(filter, gate))).cast(),
         None => ptr::null(),
     }

@@ -23,8 +23,8 @@ pub trait EnvoyNetworkFilterConfig {
 
 /// The configuration of a network filter, on the module's side; `Drop` is the place for cleanup.
 ///
-/// `Send` is more than the official trait asks for: Envoy drops the configuration on whichever thread gives up
-/// the last reference to it, be it that of a connection.
+/// `Send` is more than the official trait asks for: Envoy drops the configuration on whichever thread gives
+/// up the last reference to it, be it that of a connection.
 pub trait NetworkFilterConfig<ENF: EnvoyNetworkFilter>: Send + Sync {
     /// Creates the filter of a new connection, on the worker thread of the connection.
     ///
@@ -53,8 +53,8 @@ pub trait NetworkFilter<ENF: EnvoyNetworkFilter> {
         abi::envoy_dynamic_module_type_on_network_filter_data_status::Continue
     }
 
-    /// Bytes arrived from the peer: `data_length` are in the read buffer, those of earlier calls that were not
-    /// drained included. `end_stream`: no more will follow.
+    /// Bytes arrived from the peer: `data_length` are in the read buffer, those of earlier calls that were
+    /// not drained included. `end_stream`: no more will follow.
     ///
     /// Source: `envoy_dynamic_module_on_network_filter_read`.
     fn on_read(
@@ -115,11 +115,12 @@ pub trait NetworkFilter<ENF: EnvoyNetworkFilter> {
 
 /// A network filter, on Envoy's side: the connection. Worker thread of the connection only.
 ///
-/// Addresses are numeric, without the port. A returned buffer is good until the next call that takes `&mut self`.
+/// Addresses are numeric, without the port. A returned buffer is good until the next call that takes `&mut
+/// self`.
 pub trait EnvoyNetworkFilter {
-    /// The read buffer's chunks and their total length. Empty before the first `on_read`. Between two calls of
-    /// `on_read` it may be asked only if no filter before this one injects: Envoy remembers the buffer of the
-    /// last call, and an injected one is gone.
+    /// The read buffer's chunks and their total length. Empty before the first `on_read`. Between two calls
+    /// of `on_read` it may be asked only if no filter before this one injects: Envoy remembers the buffer
+    /// of the last call, and an injected one is gone.
     ///
     /// Source: `envoy_dynamic_module_callback_network_filter_get_read_buffer_chunks`.
     fn get_read_buffer_chunks<'a>(&'a mut self) -> (Vec<EnvoyBuffer<'a>>, usize);
@@ -129,8 +130,8 @@ pub trait EnvoyNetworkFilter {
     /// Source: `envoy_dynamic_module_callback_network_filter_drain_read_buffer`.
     fn drain_read_buffer(&mut self, length: usize);
 
-    /// Writes to the peer, through the write filters of the chain. Without bytes and without `end_stream` it does
-    /// nothing.
+    /// Writes to the peer, through the write filters of the chain. Without bytes and without `end_stream`
+    /// it does nothing.
     ///
     /// Source: `envoy_dynamic_module_callback_network_filter_write`.
     fn write(&mut self, data: &[u8], end_stream: bool);
@@ -146,6 +147,11 @@ pub trait EnvoyNetworkFilter {
     fn continue_reading(&mut self);
 
     /// Closes the connection.
+    ///
+    /// A user-space connection, which is what an internal listener has, is reset if it is closed before the
+    /// peer's end of stream was read, whatever the type: the peer reads an error, and loses the bytes it
+    /// has not read yet. To end one in order, [`write`](Self::write) the end of the stream and wait for the
+    /// peer's.
     ///
     /// Source: `envoy_dynamic_module_callback_network_filter_close`.
     fn close(&mut self, close_type: abi::envoy_dynamic_module_type_network_connection_close_type);
@@ -207,7 +213,8 @@ pub trait EnvoyNetworkFilter {
     /// Source: `envoy_dynamic_module_callback_network_get_filter_state_bytes`.
     fn get_filter_state_bytes<'a>(&'a self, key: &[u8]) -> Option<EnvoyBuffer<'a>>;
 
-    /// Sets a filter state object through Envoy's factory for this key; `false` if there is none, or it refuses.
+    /// Sets a filter state object through Envoy's factory for this key; `false` if there is none, or it
+    /// refuses.
     ///
     /// Source: `envoy_dynamic_module_callback_network_set_filter_state_typed`.
     fn set_filter_state_typed(&mut self, key: &[u8], value: &[u8]) -> bool;
@@ -259,8 +266,8 @@ pub trait EnvoyNetworkFilter {
     /// Source: `envoy_dynamic_module_callback_network_filter_get_buffer_limit`.
     fn get_buffer_limit(&self) -> u32;
 
-    /// Sets what [`get_buffer_limit`](Self::get_buffer_limit) tells: the high watermark of the write buffer, and
-    /// how much is read at once.
+    /// Sets what [`get_buffer_limit`](Self::get_buffer_limit) tells: the high watermark of the write
+    /// buffer, and how much is read at once.
     ///
     /// Source: `envoy_dynamic_module_callback_network_filter_set_buffer_limits`.
     fn set_buffer_limits(&mut self, limit: u32);
@@ -283,8 +290,8 @@ pub trait EnvoyNetworkFilter {
 
 /// Wakes a network filter from any thread.
 pub trait EnvoyNetworkFilterScheduler: Send + Sync {
-    /// Has [`NetworkFilter::on_scheduled`] called with this event on the worker thread, unless the connection is
-    /// closed by then. Every commit is a call of its own.
+    /// Has [`NetworkFilter::on_scheduled`] called with this event on the worker thread, unless the
+    /// connection is closed by then. Every commit is a call of its own.
     ///
     /// Source: `envoy_dynamic_module_callback_network_filter_scheduler_commit`.
     fn commit(&self, event_id: u64);

@@ -12,19 +12,22 @@ use crate::{
 };
 use std::{cell::Cell, ffi::c_void, sync::Arc};
 
-/// Hooks that may be delivered after one other. Each of them can make Envoy call more; a filter that never comes
-/// to rest must not hold its worker thread.
+/// Hooks that may be delivered after one other. Each of them can make Envoy call more; a filter that never
+/// comes to rest must not hold its worker thread.
 const DELIVERIES: usize = 16;
+
+/// A filter of the module.
+type Filter = dyn NetworkFilter<EnvoyNetworkFilterImpl>;
 
 /// What the module's pointer to a filter points to.
 pub(super) struct Slot {
-    filter: Guarded<dyn NetworkFilter<EnvoyNetworkFilterImpl>>,
+    filter: Guarded<Filter>,
     pending: Cell<Pending>,
     gate: Arc<Gate>,
 }
 
-/// The hooks that came while another one was on the stack: at most one of each kind, as a connection is opened
-/// and closed once and its watermarks alternate.
+/// The hooks that came while another one was on the stack: at most one of each kind, as a connection is
+/// opened and closed once and its watermarks alternate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Pending {
     connected: Option<Event>,
@@ -72,7 +75,7 @@ impl Pending {
 
 impl Slot {
     /// Takes a new filter.
-    pub(super) fn new(filter: Box<dyn NetworkFilter<EnvoyNetworkFilterImpl>>, gate: Arc<Gate>) -> Self {
+    pub(super) fn new(filter: Box<Filter>, gate: Arc<Gate>) -> Self {
         Self { filter: Guarded::new(filter), pending: Cell::default(), gate }
     }
 
@@ -85,7 +88,7 @@ impl Slot {
         &self,
         name: &str,
         envoy: *mut c_void,
-        hook: impl FnOnce(&mut dyn NetworkFilter<EnvoyNetworkFilterImpl>, &mut EnvoyNetworkFilterImpl) -> R,
+        hook: impl FnOnce(&mut Filter, &mut EnvoyNetworkFilterImpl) -> R,
     ) -> Entered<R> {
         // SAFETY: the caller's promise.
         let entered = unsafe { self.enter(name, envoy, hook) };
@@ -114,8 +117,9 @@ impl Slot {
         }
     }
 
-    /// As [`run`](Self::run), for a hook that Envoy does not call from inside another one, and that cannot wait:
-    /// what it is about is gone when it returns. Should it happen all the same, the connection is closed.
+    /// As [`run`](Self::run), for a hook that Envoy does not call from inside another one, and that cannot
+    /// wait: what it is about is gone when it returns. Should it happen all the same, the connection is
+    /// closed.
     ///
     /// # Safety
     ///
@@ -124,7 +128,7 @@ impl Slot {
         &self,
         name: &str,
         envoy: *mut c_void,
-        hook: impl FnOnce(&mut dyn NetworkFilter<EnvoyNetworkFilterImpl>, &mut EnvoyNetworkFilterImpl) -> Status,
+        hook: impl FnOnce(&mut Filter, &mut EnvoyNetworkFilterImpl) -> Status,
     ) -> Status {
         // SAFETY: the caller's promise.
         match unsafe { self.run(name, envoy, hook) } {
@@ -141,7 +145,6 @@ impl Slot {
 
     /// Drops the filter.
     pub(super) fn destroy(&self, name: &str) {
-        self.gate.close();
         self.filter.destroy(name);
     }
 
@@ -154,7 +157,7 @@ impl Slot {
         &self,
         name: &str,
         envoy: *mut c_void,
-        hook: impl FnOnce(&mut dyn NetworkFilter<EnvoyNetworkFilterImpl>, &mut EnvoyNetworkFilterImpl) -> R,
+        hook: impl FnOnce(&mut Filter, &mut EnvoyNetworkFilterImpl) -> R,
     ) -> Entered<R> {
         let entered = self.filter.enter(name, |filter| {
             // SAFETY: the caller's promise.
@@ -191,11 +194,7 @@ impl Slot {
 }
 
 /// Calls the filter.
-fn call(
-    filter: &mut dyn NetworkFilter<EnvoyNetworkFilterImpl>,
-    envoy: &mut EnvoyNetworkFilterImpl,
-    hook: Hook,
-) {
+fn call(filter: &mut Filter, envoy: &mut EnvoyNetworkFilterImpl, hook: Hook) {
     match hook {
         Hook::Event(event) => filter.on_event(envoy, event),
         Hook::Watermark(Watermark::AboveHigh) => filter.on_above_write_buffer_high_watermark(envoy),

@@ -13,7 +13,8 @@ use std::{cell::Cell, ffi::c_void, ptr, rc::Rc};
 pub struct EnvoyTransportSocketImpl {
     /// Valid while a hook of this socket runs, and that is as long as this handle exists.
     raw: *mut c_void,
-    /// Whether Envoy has closed the socket below. A user-space socket of Envoy must not be shut down after that.
+    /// Whether Envoy has closed the socket below. A user-space socket of Envoy must not be shut down after
+    /// that.
     closed: Rc<Cell<bool>>,
 }
 

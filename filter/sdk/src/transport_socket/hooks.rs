@@ -15,6 +15,10 @@ use crate::{
 };
 use std::{cell::Cell, ffi::c_void, ptr, rc::Rc};
 
+#[cfg(test)]
+#[expect(clippy::panic, reason = "panics are what is tested")]
+mod tests;
+
 /// What the module's pointer to a configuration points to.
 type ConfigObject = Box<dyn TransportSocketFactoryConfig<EnvoyTransportSocketImpl>>;
 
@@ -156,7 +160,8 @@ unsafe extern "C" fn envoy_dynamic_module_on_transport_socket_get_protocol(
     result: *mut ModuleBytes,
 ) {
     let hook = "envoy_dynamic_module_on_transport_socket_get_protocol";
-    // SAFETY: Envoy passes both before their destruction, on the socket's thread, and copies the text at once.
+    // SAFETY: Envoy passes both before their destruction, on the socket's thread, and copies the text at
+    // once.
     unsafe {
         let (text, length) = slot(socket).text(hook, envoy, |socket, envoy| socket.get_protocol(envoy));
         *result = ModuleBytes { ptr: text.cast(), length };
@@ -170,7 +175,8 @@ unsafe extern "C" fn envoy_dynamic_module_on_transport_socket_get_failure_reason
     result: *mut ModuleBytes,
 ) {
     let hook = "envoy_dynamic_module_on_transport_socket_get_failure_reason";
-    // SAFETY: Envoy passes both before their destruction, on the socket's thread, and copies the text at once.
+    // SAFETY: Envoy passes both before their destruction, on the socket's thread, and copies the text at
+    // once.
     unsafe {
         let (text, length) = slot(socket).text(hook, envoy, |socket, envoy| socket.get_failure_reason(envoy));
         *result = ModuleBytes { ptr: text.cast(), length };

@@ -136,11 +136,14 @@ pub trait EnvoyTransportSocket {
     /// Reads from the socket into Envoy's read buffer, at most `max_length` bytes, without a copy through the
     /// module. [`IoStatus::Error`] outside of `on_do_read`. New in ABI v0.2.0.
     ///
+    /// Unlike [`io_read`](Self::io_read), it takes notice of a reset, of a user-space connection too: it
+    /// gives [`IoStatus::Error`], and Envoy then closes the connection as one that was reset.
+    ///
     /// Source: `envoy_dynamic_module_callback_transport_socket_io_read_to_read_buffer`.
     fn io_read_to_read_buffer(&self, max_length: usize) -> (IoStatus, usize);
 
-    /// Writes Envoy's write buffer to the socket and drops from it what was written, without a copy through the
-    /// module. [`IoStatus::Error`] outside of `on_do_write`. New in ABI v0.2.0.
+    /// Writes Envoy's write buffer to the socket and drops from it what was written, without a copy through
+    /// the module. [`IoStatus::Error`] outside of `on_do_write`. New in ABI v0.2.0.
     ///
     /// Source: `envoy_dynamic_module_callback_transport_socket_io_write_from_write_buffer`.
     fn io_write_from_write_buffer(&self) -> (IoStatus, usize);
@@ -175,7 +178,8 @@ pub trait EnvoyTransportSocket {
     /// Source: `envoy_dynamic_module_callback_transport_socket_write_buffer_length`.
     fn write_buffer_length(&self) -> usize;
 
-    /// Tells the connection's owner of an event.
+    /// Tells the connection's owner of an event. In `on_do_write` the write buffer may be gone after that:
+    /// return, and ask for another call.
     ///
     /// Source: `envoy_dynamic_module_callback_transport_socket_raise_event`.
     fn raise_event(&self, event: ConnectionEvent);
@@ -195,7 +199,8 @@ pub trait EnvoyTransportSocket {
     /// Source: `envoy_dynamic_module_callback_transport_socket_set_is_writable`.
     fn set_is_writable(&self);
 
-    /// Asks for `on_do_write` at once, if there is something to write. From inside a hook, it is called later.
+    /// Asks for `on_do_write` at once, if there is something to write. From inside a hook, it is called
+    /// later.
     ///
     /// Source: `envoy_dynamic_module_callback_transport_socket_flush_write_buffer`.
     fn flush_write_buffer(&self);
@@ -213,8 +218,8 @@ pub trait EnvoyTransportSocket {
 
 /// The configuration of a transport socket, on the module's side; `Drop` is the place for cleanup.
 ///
-/// `Send` is more than the official trait asks for: Envoy drops the configuration on whichever thread gives up
-/// the last reference to it, be it that of a connection.
+/// `Send` is more than the official trait asks for: Envoy drops the configuration on whichever thread gives
+/// up the last reference to it, be it that of a connection.
 pub trait TransportSocketFactoryConfig<ETS: EnvoyTransportSocket + ?Sized>: Send + Sync {
     /// Creates the transport socket of a new connection, on the thread of the connection.
     ///
@@ -222,8 +227,8 @@ pub trait TransportSocketFactoryConfig<ETS: EnvoyTransportSocket + ?Sized>: Send
     fn new_transport_socket(&self, envoy: &mut ETS) -> Box<dyn TransportSocket<ETS>>;
 }
 
-/// A transport socket, on the module's side. Its hooks run on the thread of the connection, and so does `Drop`,
-/// which is the place for cleanup: after a panic no further hook is called.
+/// A transport socket, on the module's side. Its hooks run on the thread of the connection, and so does
+/// `Drop`, which is the place for cleanup: after a panic no further hook is called.
 pub trait TransportSocket<ETS: EnvoyTransportSocket + ?Sized> {
     /// Envoy's side is ready for calls.
     ///

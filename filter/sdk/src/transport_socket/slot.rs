@@ -11,9 +11,12 @@ use std::{
     rc::Rc,
 };
 
+/// A transport socket of the module.
+type Socket = dyn TransportSocket<EnvoyTransportSocketImpl>;
+
 /// What the module's pointer to a transport socket points to.
 pub(super) struct Slot {
-    socket: Guarded<dyn TransportSocket<EnvoyTransportSocketImpl>>,
+    socket: Guarded<Socket>,
     /// Whether Envoy has closed the socket below.
     closed: Rc<Cell<bool>>,
     /// A close that came while another hook was on the stack, and whether it was by an RST.
@@ -24,10 +27,7 @@ pub(super) struct Slot {
 
 impl Slot {
     /// Takes a new socket.
-    pub(super) fn new(
-        socket: Box<dyn TransportSocket<EnvoyTransportSocketImpl>>,
-        closed: Rc<Cell<bool>>,
-    ) -> Self {
+    pub(super) fn new(socket: Box<Socket>, closed: Rc<Cell<bool>>) -> Self {
         Self {
             socket: Guarded::new(socket),
             closed,
@@ -45,7 +45,7 @@ impl Slot {
         &self,
         name: &str,
         envoy: *mut c_void,
-        hook: impl FnOnce(&mut dyn TransportSocket<EnvoyTransportSocketImpl>, &mut EnvoyTransportSocketImpl) -> R,
+        hook: impl FnOnce(&mut Socket, &mut EnvoyTransportSocketImpl) -> R,
     ) -> Entered<R> {
         let enter = || {
             // SAFETY: the caller's promise.
@@ -60,8 +60,8 @@ impl Slot {
         entered
     }
 
-    /// Runs a read or write step. One that comes while another hook is on the stack does nothing, and `again` has
-    /// Envoy ask once more from its event loop.
+    /// Runs a read or write step. One that comes while another hook is on the stack does nothing, and
+    /// `again` has Envoy ask once more from its event loop.
     ///
     /// # Safety
     ///
@@ -71,10 +71,7 @@ impl Slot {
         name: &str,
         envoy: *mut c_void,
         again: unsafe extern "C" fn(*mut c_void),
-        step: impl FnOnce(
-            &mut dyn TransportSocket<EnvoyTransportSocketImpl>,
-            &mut EnvoyTransportSocketImpl,
-        ) -> IoResult,
+        step: impl FnOnce(&mut Socket, &mut EnvoyTransportSocketImpl) -> IoResult,
     ) -> IoResult {
         // SAFETY: the caller's promise.
         match unsafe { self.run(name, envoy, step) } {
@@ -121,10 +118,7 @@ impl Slot {
         &self,
         name: &str,
         envoy: *mut c_void,
-        hook: impl FnOnce(
-            &mut dyn TransportSocket<EnvoyTransportSocketImpl>,
-            &mut EnvoyTransportSocketImpl,
-        ) -> String,
+        hook: impl FnOnce(&mut Socket, &mut EnvoyTransportSocketImpl) -> String,
     ) -> (*const u8, usize) {
         // SAFETY: the caller's promise.
         let text = match unsafe { self.run(name, envoy, hook) } {

@@ -43,7 +43,8 @@ impl EnvoyUdpListenerFilter for EnvoyUdpListenerFilterImpl {
     fn get_datagram_data<'a>(&'a self) -> (Vec<EnvoyBuffer<'a>>, usize) {
         // SAFETY: `raw` is valid.
         let count = unsafe { callback::udp_listener_filter_get_datagram_data_chunks_size(self.raw) };
-        // SAFETY: `raw` is valid; the datagram has as many chunks as it said, and changing it takes `&mut self`.
+        // SAFETY: `raw` is valid; the datagram has as many chunks as it said, and changing it takes `&mut
+        // self`.
         let chunks = unsafe {
             chunks(count, |chunks| callback::udp_listener_filter_get_datagram_data_chunks(self.raw, chunks))
         }

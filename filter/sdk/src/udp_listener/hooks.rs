@@ -15,6 +15,9 @@ use crate::{
 };
 use std::{ffi::c_void, ptr, rc::Rc};
 
+#[cfg(test)]
+mod tests;
+
 /// What the module's pointer to a configuration points to.
 type ConfigObject = Box<dyn UdpListenerFilterConfig<EnvoyUdpListenerFilterImpl>>;
 
@@ -30,7 +33,6 @@ impl UdpListenerFilter<EnvoyUdpListenerFilterImpl> for DropAll {
     }
 }
 
-/// Null refuses the configuration. Envoy 1.40 takes it all the same, and asks it for filters.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn envoy_dynamic_module_on_udp_listener_filter_config_new(
     envoy: *mut c_void,
@@ -47,10 +49,7 @@ unsafe extern "C" fn envoy_dynamic_module_on_udp_listener_filter_config_new(
     let mut envoy = EnvoyUdpListenerFilterConfigImpl { raw: envoy };
     match catch(hook, || new_config(&mut envoy, &name, config)).flatten() {
         Some(config) => Box::into_raw(Box::<ConfigObject>::new(config)).cast(),
-        None => {
-            envoy_log_error!("{hook}: {name}: refused; its listener drops every datagram");
-            ptr::null()
-        }
+        None => ptr::null(),
     }
 }
 
@@ -66,6 +65,7 @@ unsafe extern "C" fn envoy_dynamic_module_on_udp_listener_filter_new(
     config: *const c_void,
     envoy: *mut c_void,
 ) -> *const c_void {
+    // An Envoy before 1.40 asks a configuration that was refused for filters all the same.
     // SAFETY: `config` is null, or it came from `config_new` and is not destroyed.
     let config = unsafe { config.cast::<ConfigObject>().as_ref() };
     let filter = config.and_then(|config| {
@@ -89,7 +89,8 @@ unsafe extern "C" fn envoy_dynamic_module_on_udp_listener_filter_on_data(
     filter: *const c_void,
 ) -> Status {
     let filter = filter.cast::<FilterObject>();
-    // SAFETY: `filter` came from `filter_new` and is not destroyed; this keeps it in memory until the hook returns.
+    // SAFETY: `filter` came from `filter_new` and is not destroyed; this keeps it in memory until the hook
+    // returns.
     let filter = unsafe {
         Rc::increment_strong_count(filter);
         Rc::from_raw(filter)

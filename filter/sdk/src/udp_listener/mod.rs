@@ -17,8 +17,8 @@ pub trait EnvoyUdpListenerFilterConfig {
 
 /// The configuration of a UDP listener filter, on the module's side; `Drop` is the place for cleanup.
 ///
-/// `Send` is more than the official trait asks for: Envoy drops the configuration on whichever thread gives up
-/// the last reference to it.
+/// `Send` is more than the official trait asks for: Envoy drops the configuration on whichever thread gives
+/// up the last reference to it.
 pub trait UdpListenerFilterConfig<ELF: EnvoyUdpListenerFilter>: Send + Sync {
     /// Creates the filter of one worker thread, on that thread.
     ///
@@ -26,7 +26,8 @@ pub trait UdpListenerFilterConfig<ELF: EnvoyUdpListenerFilter>: Send + Sync {
     fn new_udp_listener_filter(&self, envoy: &mut ELF) -> Box<dyn UdpListenerFilter<ELF>>;
 }
 
-/// A UDP listener filter, on the module's side. After a panic it is gone, and every later datagram is dropped.
+/// A UDP listener filter, on the module's side. After a panic it is gone, and every later datagram is
+/// dropped.
 pub trait UdpListenerFilter<ELF: EnvoyUdpListenerFilter> {
     /// A datagram arrived. `StopIteration` drops it.
     ///
