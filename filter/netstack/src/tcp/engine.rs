@@ -1,13 +1,14 @@
-//! The TCP engine: segments in, segments out, stream bytes, deadlines. smoltcp is behind this file and nowhere else.
+//! The TCP engine: segments in, segments out, stream bytes, deadlines. smoltcp is behind this file and `port`,
+//! and nowhere else.
 //!
 //! smoltcp looks at every socket of a set for every packet, so each flow has a set of its own with one socket; all share
 //! one `Interface`. Cost per packet is then flat in the number of flows.
 
 use smoltcp::iface::{Interface, SocketHandle, SocketSet, SocketStorage};
-use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, IpEndpoint};
 
+use super::port::Port;
 use super::segment::{self, Segment, Tuple};
 use crate::ip::Packet;
 use crate::{Instant, Limits};
@@ -380,67 +381,4 @@ fn is_after(seq: u32, other: u32) -> bool {
 
 fn smol(now: Instant) -> smoltcp::time::Instant {
     smoltcp::time::Instant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
-}
-
-/// A network device that holds one packet each way.
-struct Port<'a> {
-    rx: Option<&'a [u8]>,
-    tx: Option<&'a mut Vec<u8>>,
-    mtu: usize,
-}
-
-impl Port<'_> {
-    fn closed(mtu: usize) -> Self {
-        Self { rx: None, tx: None, mtu }
-    }
-}
-
-impl Device for Port<'_> {
-    type RxToken<'b>
-        = Received<'b>
-    where
-        Self: 'b;
-    type TxToken<'b>
-        = Sent<'b>
-    where
-        Self: 'b;
-
-    fn receive(&mut self, _now: smoltcp::time::Instant) -> Option<(Received<'_>, Sent<'_>)> {
-        let tx = self.tx.as_deref_mut()?;
-        Some((Received(self.rx.take()?), Sent(tx)))
-    }
-
-    fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Sent<'_>> {
-        self.tx.as_deref_mut().filter(|tx| tx.is_empty()).map(Sent)
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = self.mtu;
-        // What arrives is authenticated: a second check of its integrity would find nothing.
-        let mut checksum = ChecksumCapabilities::ignored();
-        checksum.ipv4 = Checksum::Tx;
-        checksum.tcp = Checksum::Tx;
-        capabilities.checksum = checksum;
-        capabilities
-    }
-}
-
-struct Received<'a>(&'a [u8]);
-
-impl RxToken for Received<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        read(self.0)
-    }
-}
-
-struct Sent<'a>(&'a mut Vec<u8>);
-
-impl TxToken for Sent<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
-        self.0.clear();
-        self.0.resize(len, 0);
-        write(self.0)
-    }
 }

@@ -5,6 +5,7 @@
 mod engine;
 mod flow;
 mod life;
+mod port;
 mod receive;
 pub(crate) mod segment;
 mod table;

@@ -7,7 +7,7 @@ use super::segment::{self, Segment, Tuple};
 use super::table::{Entry, TimeWait};
 use super::{Context, Tcp};
 use crate::ip::Packet;
-use crate::{CloseReason, ConnectError, FlowId};
+use crate::{CloseReason, FlowId};
 
 impl Tcp {
     pub(crate) fn receive(&mut self, cx: &mut Context<'_>, packet: &Packet<'_>) {
@@ -79,18 +79,18 @@ impl Tcp {
         segment: &Segment,
     ) {
         let beyond = segment.seq.wrapping_sub(rest.rcv_nxt).cast_signed() >= 0;
+        // An RST is ignored: it would cut the rest short (RFC 1337).
         if segment.is_rst() {
-            // Ignored: it would cut the rest short (RFC 1337).
-        } else if segment.opens() && beyond {
+            return;
+        }
+        if segment.opens() && beyond {
             // A new flow whose segments cannot be taken for the old one's (RFC 1122, section 4.2.2.13).
             self.table.wake(tuple);
             self.receive_unmatched(cx, tuple, packet, segment);
-        } else if segment.end() != segment.seq || beyond {
+        } else if segment.end() != segment.seq {
             // A repeated FIN means that our last acknowledgement was lost. Nothing else is answered, so that two resting
             // ends do not talk for ever.
-            if segment.end() != segment.seq {
-                cx.outbox.push(segment::acknowledgement(tuple, rest.snd_nxt, rest.rcv_nxt), cx.stats);
-            }
+            cx.outbox.push(segment::acknowledgement(tuple, rest.snd_nxt, rest.rcv_nxt), cx.stats);
         }
     }
 
@@ -112,12 +112,9 @@ impl Tcp {
             cx.stats.pending_full += 1;
             return;
         }
-        let reserved = match self.reserve(cx.stats) {
-            Ok(reserved) => reserved,
-            Err(ConnectError::TooManyFlows | _) => {
-                Self::answer_reset(cx, packet, segment);
-                return;
-            }
+        let Ok(reserved) = self.reserve(cx.stats) else {
+            Self::answer_reset(cx, packet, segment);
+            return;
         };
         let state = FlowState::Held { syn: packet.bytes.to_vec(), seq: segment.seq };
         let deadline = cx.now + self.limits.accept_timeout;

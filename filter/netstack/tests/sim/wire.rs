@@ -61,11 +61,11 @@ impl Wire {
             return;
         }
         let mut leaves = now;
-        if self.link.rate > 0 {
+        if let Some(micros) = (datagram.len() as u64 * 1_000_000).checked_div(self.link.rate) {
             let busy = self.busy.entry(from).or_insert(now);
             let free = (*busy).max(now);
-            let micros = datagram.len() as u64 * 1_000_000 / self.link.rate;
-            if (free - now).as_micros() as u64 * self.link.rate / 1_000_000 > self.link.queue {
+            let waiting = free.as_micros() - now.as_micros();
+            if waiting * self.link.rate / 1_000_000 > self.link.queue {
                 return;
             }
             *busy = free + Duration::from_micros(micros);
@@ -102,7 +102,6 @@ impl Random {
         Self(seed)
     }
 
-    #[expect(clippy::should_implement_trait, reason = "it never ends")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -1,13 +1,15 @@
 //! The stack itself: what comes in goes to its part, what goes out is put into batches.
 
+mod inbound;
+mod outbound;
+
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
 use crate::batch::Batch;
-use crate::ip::icmp::{self, ErrorLimit};
-use crate::ip::{self, Malformed, Outbox, Packet};
-use crate::tcp::segment::Tuple;
+use crate::ip::icmp::ErrorLimit;
+use crate::ip::{self, Outbox};
 use crate::tcp::{Context, Tcp};
 use crate::wireguard::{PeerId, Wireguard};
 use crate::{
@@ -15,8 +17,6 @@ use crate::{
     Stats, Transmit,
 };
 
-/// Segments that a flow sends before the next one has its turn.
-const TURN: usize = 32;
 /// Packets to ourselves that one `handle_timeout` delivers.
 const LOOPBACK_BUDGET: usize = 1024;
 
@@ -297,161 +297,5 @@ impl Netstack {
     fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
         let family = || self.addresses.iter().filter(|net| net.addr().is_ipv4() == destination.is_ipv4());
         family().find(|net| net.contains(&destination)).or_else(|| family().next()).map(IpNet::addr)
-    }
-
-    /// Takes an inner packet; `None` is ourselves.
-    fn receive(&mut self, from: Option<PeerId>, bytes: &[u8]) {
-        let packet = match Packet::parse(bytes) {
-            Ok(packet) => packet,
-            Err(Malformed::Header) => {
-                self.stats.bad_packet += 1;
-                return;
-            }
-            Err(Malformed::Fragment) => {
-                self.stats.fragment += 1;
-                return;
-            }
-        };
-        // Nobody speaks for us, and nobody for another peer.
-        if from.is_some() && (self.is_own(packet.source) || self.wireguard.route(packet.source) != from) {
-            self.stats.bad_source += 1;
-            return;
-        }
-        if !self.is_own(packet.destination) {
-            self.stats.not_ours += 1;
-            return;
-        }
-        match packet.protocol {
-            ip::TCP => {
-                let (tcp, mut cx) = self.tcp();
-                tcp.receive(&mut cx, &packet);
-            }
-            ip::UDP => self.refuse_udp(&packet),
-            ip::ICMP | ip::ICMPV6 => self.receive_icmp(&packet),
-            _ => self.stats.unhandled += 1,
-        }
-    }
-
-    fn receive_icmp(&mut self, packet: &Packet<'_>) {
-        if let Some(reply) = icmp::echo_reply(packet) {
-            if self.outbox.push(reply, &mut self.stats) {
-                self.stats.echo_replies += 1;
-            }
-        } else if let Some((local, remote, seq)) = icmp::unreachable_flow(packet) {
-            let (tcp, mut cx) = self.tcp();
-            tcp.unreachable(&mut cx, Tuple { local, remote }, seq);
-        } else {
-            self.stats.unhandled += 1;
-        }
-    }
-
-    fn refuse_udp(&mut self, packet: &Packet<'_>) {
-        if !self.errors.take(self.now) {
-            self.stats.icmp_limited += 1;
-        } else if self.outbox.push(icmp::port_unreachable(packet), &mut self.stats) {
-            self.stats.unreachable_sent += 1;
-        }
-    }
-
-    fn fill_from_outbox(&mut self, batch: &mut Batch<'_>) {
-        while !batch.is_full()
-            && let Some(mut packet) = self.outbox.pop()
-        {
-            let destination = Packet::parse(&packet).ok().map(|packet| packet.destination);
-            match destination.and_then(|destination| self.route(destination)) {
-                Some(Route::Own) => {
-                    self.loopback.push(packet, &mut self.stats);
-                }
-                Some(Route::Peer(peer)) => match self.wireguard.open(self.now, peer, &mut self.stats) {
-                    Some(endpoint) if !batch.goes_to(endpoint) => {
-                        self.outbox.unpop(packet);
-                        return;
-                    }
-                    Some(endpoint) => self.seal(batch, peer, endpoint, &mut packet),
-                    None => self.stats.unroutable += 1,
-                },
-                None => self.stats.unroutable += 1,
-            }
-        }
-    }
-
-    fn fill_from_flows(&mut self, batch: &mut Batch<'_>, packet: &mut Vec<u8>) {
-        while !batch.is_full()
-            && let Some(flow) = self.tcp.next_ready()
-        {
-            match self.tcp.remote(flow).and_then(|remote| self.route(remote)) {
-                None => self.park(flow, None),
-                Some(Route::Own) => self.loop_back(flow, packet),
-                Some(Route::Peer(peer)) => match self.wireguard.open(self.now, peer, &mut self.stats) {
-                    None => {
-                        self.wireguard.want(self.now, peer, &mut self.stats);
-                        self.park(flow, Some(peer));
-                    }
-                    Some(endpoint) if !batch.goes_to(endpoint) => {
-                        self.tcp.again_first(flow);
-                        return;
-                    }
-                    Some(endpoint) => self.take_turn(batch, flow, peer, endpoint, packet),
-                },
-            }
-        }
-    }
-
-    fn take_turn(
-        &mut self,
-        batch: &mut Batch<'_>,
-        flow: FlowId,
-        peer: PeerId,
-        endpoint: SocketAddr,
-        packet: &mut Vec<u8>,
-    ) {
-        for _ in 0..TURN {
-            if batch.is_full() {
-                break;
-            }
-            let (tcp, mut cx) = self.tcp();
-            if !tcp.next_segment(&mut cx, flow, packet) {
-                return;
-            }
-            self.seal(batch, peer, endpoint, packet);
-        }
-        self.tcp.again(flow);
-    }
-
-    /// Flows whose peers have a session now, or have none coming, look again.
-    fn unpark(&mut self) {
-        while let Some(peer) = self.wireguard.take_settled() {
-            self.tcp.unpark(peer);
-        }
-    }
-
-    fn park(&mut self, flow: FlowId, peer: Option<PeerId>) {
-        let (tcp, mut cx) = self.tcp();
-        tcp.park(&mut cx, flow, peer);
-    }
-
-    /// A flow to ourselves: its segments are received at the next `handle_timeout`.
-    fn loop_back(&mut self, flow: FlowId, packet: &mut Vec<u8>) {
-        for _ in 0..TURN {
-            if self.loopback.is_full() {
-                self.waiting.push(flow);
-                return;
-            }
-            let (tcp, mut cx) = self.tcp();
-            if !tcp.next_segment(&mut cx, flow, packet) {
-                return;
-            }
-            self.loopback.push(packet.clone(), &mut self.stats);
-        }
-        self.tcp.again(flow);
-    }
-
-    fn seal(&mut self, batch: &mut Batch<'_>, peer: PeerId, endpoint: SocketAddr, packet: &mut Vec<u8>) {
-        let (now, stats, wireguard) = (self.now, &mut self.stats, &mut self.wireguard);
-        if let Some(datagram) =
-            batch.add_with(endpoint, |buffer| wireguard.seal(now, peer, packet, buffer, stats))
-        {
-            self.held_back = Some((endpoint, datagram));
-        }
     }
 }

@@ -1,0 +1,116 @@
+//! Inner packets on their way out: flows take turns to fill a batch.
+
+use std::net::SocketAddr;
+
+use super::{Netstack, Route};
+use crate::FlowId;
+use crate::batch::Batch;
+use crate::ip::Packet;
+use crate::wireguard::PeerId;
+
+/// Segments that a flow sends before the next one has its turn.
+const TURN: usize = 32;
+
+impl Netstack {
+    pub(super) fn fill_from_outbox(&mut self, batch: &mut Batch<'_>) {
+        while !batch.is_full()
+            && let Some(mut packet) = self.outbox.pop()
+        {
+            let destination = Packet::parse(&packet).ok().map(|packet| packet.destination);
+            match destination.and_then(|destination| self.route(destination)) {
+                Some(Route::Own) => {
+                    self.loopback.push(packet, &mut self.stats);
+                }
+                Some(Route::Peer(peer)) => match self.wireguard.open(self.now, peer, &mut self.stats) {
+                    Some(endpoint) if !batch.goes_to(endpoint) => {
+                        self.outbox.unpop(packet);
+                        return;
+                    }
+                    Some(endpoint) => self.seal(batch, peer, endpoint, &mut packet),
+                    None => self.stats.unroutable += 1,
+                },
+                None => self.stats.unroutable += 1,
+            }
+        }
+    }
+
+    pub(super) fn fill_from_flows(&mut self, batch: &mut Batch<'_>, packet: &mut Vec<u8>) {
+        while !batch.is_full()
+            && let Some(flow) = self.tcp.next_ready()
+        {
+            match self.tcp.remote(flow).and_then(|remote| self.route(remote)) {
+                None => self.park(flow, None),
+                Some(Route::Own) => self.loop_back(flow, packet),
+                Some(Route::Peer(peer)) => match self.wireguard.open(self.now, peer, &mut self.stats) {
+                    None => {
+                        self.wireguard.want(self.now, peer, &mut self.stats);
+                        self.park(flow, Some(peer));
+                    }
+                    Some(endpoint) if !batch.goes_to(endpoint) => {
+                        self.tcp.again_first(flow);
+                        return;
+                    }
+                    Some(endpoint) => self.take_turn(batch, flow, peer, endpoint, packet),
+                },
+            }
+        }
+    }
+
+    fn take_turn(
+        &mut self,
+        batch: &mut Batch<'_>,
+        flow: FlowId,
+        peer: PeerId,
+        endpoint: SocketAddr,
+        packet: &mut Vec<u8>,
+    ) {
+        for _ in 0..TURN {
+            if batch.is_full() {
+                break;
+            }
+            let (tcp, mut cx) = self.tcp();
+            if !tcp.next_segment(&mut cx, flow, packet) {
+                return;
+            }
+            self.seal(batch, peer, endpoint, packet);
+        }
+        self.tcp.again(flow);
+    }
+
+    /// Flows whose peers have a session now, or have none coming, look again.
+    pub(super) fn unpark(&mut self) {
+        while let Some(peer) = self.wireguard.take_settled() {
+            self.tcp.unpark(peer);
+        }
+    }
+
+    fn park(&mut self, flow: FlowId, peer: Option<PeerId>) {
+        let (tcp, mut cx) = self.tcp();
+        tcp.park(&mut cx, flow, peer);
+    }
+
+    /// A flow to ourselves: its segments are received at the next `handle_timeout`.
+    fn loop_back(&mut self, flow: FlowId, packet: &mut Vec<u8>) {
+        for _ in 0..TURN {
+            if self.loopback.is_full() {
+                self.waiting.push(flow);
+                return;
+            }
+            let (tcp, mut cx) = self.tcp();
+            if !tcp.next_segment(&mut cx, flow, packet) {
+                return;
+            }
+            self.loopback.push(packet.clone(), &mut self.stats);
+        }
+        self.tcp.again(flow);
+    }
+
+    fn seal(&mut self, batch: &mut Batch<'_>, peer: PeerId, endpoint: SocketAddr, packet: &mut Vec<u8>) {
+        let (now, stats, wireguard) = (self.now, &mut self.stats, &mut self.wireguard);
+        if let Some(datagram) =
+            batch.add_with(endpoint, |buffer| wireguard.seal(now, peer, packet, buffer, stats))
+        {
+            self.held_back = Some((endpoint, datagram));
+        }
+    }
+}
