@@ -53,10 +53,11 @@
 //!
 //! # Tests
 //!
-//! The functions that Envoy offers exist only inside Envoy. A test binary links all the same, as the linker
-//! looks for functions only where some live code calls them: test filters against own implementations of
-//! [`EnvoyNetworkFilter`] and its like, and do not call into [`EnvoyNetworkFilterImpl`] and its like. The
-//! `envoy_log_*` macros print to standard error in the unit tests of the crate that uses them.
+//! The functions that Envoy offers exist only inside Envoy. A test binary links all the same, with no build
+//! script and no flag, because the linker asks for a function only where code that is kept calls it. So
+//! test filters against own implementations of [`EnvoyNetworkFilter`] and its like, and reach neither
+//! [`EnvoyNetworkFilterImpl`] and its like nor the module's entry point. The `envoy_log_*` macros print to
+//! standard error in the unit tests of the crate that uses them.
 
 pub mod abi;
 pub mod bootstrap;
