@@ -8,9 +8,18 @@
 //! 4. [`subscription`]: what one xDS stream wants, has and gets next. State of the world and delta.
 //!
 //! [`ads`] is the shell around it: tonic, tokio, one task for each stream.
+//!
+//! On top of it are the commands: [`nexd`] runs a node (this server and an Envoy), remembers rules ([`state`]) and
+//! listens to [`nexctl`] ([`control`]).
 
 pub mod ads;
+mod argv;
+pub mod control;
+mod lock;
+pub mod nexctl;
+pub mod nexd;
 pub mod rules;
 pub mod snapshot;
+pub mod state;
 pub mod subscription;
 pub mod translate;

@@ -1,0 +1,67 @@
+//! Command lines as upstream's commands take them.
+
+use std::{collections::HashSet, ffi::OsString};
+
+use clap::Command;
+
+/// Turns `-ingress` into `--ingress`, for each long flag that the command or one below it has: Go's flag packages make
+/// no difference between one dash and two.
+pub(crate) fn normalize(command: &Command, arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let known = long_flags(command);
+    let mut over = false;
+    let normalize = |argument: OsString| {
+        over |= argument == "--";
+        let Some(flag) = argument.to_str().and_then(|text| text.strip_prefix('-')).filter(|_| !over) else {
+            return argument;
+        };
+        let name = flag.split('=').next().unwrap_or_default();
+        if known.contains(name) { format!("--{flag}").into() } else { argument }
+    };
+    arguments.into_iter().map(normalize).collect()
+}
+
+/// Splits the values of a flag that can be given several times: also one value can be several, separated by commas,
+/// with spaces around them.
+pub(crate) fn split_values(values: &[String]) -> Vec<String> {
+    values.iter().flat_map(|value| value.split(',')).map(|value| value.trim().to_owned()).collect()
+}
+
+fn long_flags(command: &Command) -> HashSet<String> {
+    let own = command.get_arguments().filter_map(|argument| argument.get_long());
+    // Added by clap when it parses; a single letter is a short flag.
+    let builtin = ["help", "version"];
+    let below = command.get_subcommands().flat_map(long_flags);
+    own.chain(builtin).filter(|name| name.len() > 1).map(str::to_owned).chain(below).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Arg;
+
+    use super::*;
+
+    fn normalized(arguments: &[&str]) -> Vec<String> {
+        let below = Command::new("add").arg(Arg::new("egress").long("egress"));
+        let command = Command::new("x").arg(Arg::new("ingress").long("ingress")).subcommand(below);
+        let arguments = normalize(&command, arguments.iter().map(OsString::from));
+        arguments.into_iter().map(|argument| argument.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn one_dash_is_as_good_as_two() {
+        assert_eq!(normalized(&["x", "-ingress", "a", "-egress=b"]), ["x", "--ingress", "a", "--egress=b"]);
+        assert_eq!(normalized(&["x", "-help"]), ["x", "--help"]);
+    }
+
+    #[test]
+    fn everything_else_stays() {
+        let same = ["x", "--ingress", "-6", "-i", "-unknown", "-", "ingress", "--", "-ingress"];
+        assert_eq!(normalized(&same), same);
+    }
+
+    #[test]
+    fn values_split_at_commas() {
+        let values = ["tcp:80:a:80, tcp:81:b:81".to_owned(), "c".to_owned(), "d,".to_owned()];
+        assert_eq!(split_values(&values), ["tcp:80:a:80", "tcp:81:b:81", "c", "d", ""]);
+    }
+}

@@ -1,0 +1,286 @@
+//! Changes of the rules while the node runs: one at a time, all or nothing.
+//!
+//! A rule is added by making it active in Envoy, then writing it to disk, then saying so. Killed at any moment, the
+//! node comes back with every rule that it acknowledged and with none that never worked. A rule is removed in the other
+//! order. What cannot be finished is undone.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use super::{
+    activation::{ActivationError, Target, reached},
+    admin::Admin,
+    ports::{PortError, probe_tcp},
+    view::{Phase, View},
+};
+use crate::{
+    ads::Ads,
+    rules::{Direction, Protocol, Rule, RuleKey, RuleSet, RuleSetError, Source},
+    snapshot::Snapshot,
+    state::{StateError, StateFile, StoredRules},
+    translate::{Settings, TranslateError, translate},
+};
+
+/// How long Envoy may take to make a change active.
+const ACTIVATION_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long Envoy may take to undo one; after that it is undone when Envoy comes round.
+const UNDO_LIMIT: Duration = Duration::from_secs(3);
+
+/// How often stored rules that could not be made active are tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Add or remove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Add and store.
+    Add,
+    /// Remove, wherever it comes from.
+    Remove,
+}
+
+/// One change and who waits for it.
+#[derive(Debug)]
+pub struct Change {
+    /// Add or remove.
+    pub operation: Operation,
+    /// Ingress or egress.
+    pub direction: Direction,
+    /// The rule.
+    pub rule: Rule,
+    /// The text for the user.
+    pub reply: oneshot::Sender<Result<String, String>>,
+}
+
+/// Why a change is not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The set of rules refuses it.
+    #[error(transparent)]
+    Rules(#[from] RuleSetError),
+    /// It cannot be expressed.
+    #[error(transparent)]
+    Translate(#[from] TranslateError),
+    /// The port cannot be bound.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// Envoy does not follow.
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
+    /// It cannot be stored.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// There is no Envoy now.
+    #[error("{0}; try again")]
+    NotRunning(String),
+}
+
+/// A stored rule that is not active and may become so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Ingress or egress.
+    pub direction: Direction,
+    /// The rule.
+    pub rule: Rule,
+    /// Why it is not active.
+    pub reason: String,
+}
+
+impl Waiting {
+    fn is(&self, direction: Direction, rule: &Rule) -> bool {
+        self.direction == direction && self.rule == *rule
+    }
+}
+
+/// The rules of a node, and all it takes to change them.
+#[derive(Debug)]
+pub struct Changes {
+    /// The active rules.
+    pub rules: RuleSet,
+    /// The rules on disk.
+    pub stored: StoredRules,
+    /// Stored rules that are not active and may become so.
+    pub waiting: Vec<Waiting>,
+    /// The disk.
+    pub file: StateFile,
+    /// What the resources depend on besides the rules.
+    pub settings: Settings,
+    /// Whether to ask the system for a port before Envoy.
+    pub probe_ports: bool,
+    /// Envoy, as the receiver of resources.
+    pub ads: Ads,
+    /// Envoy, as the one to ask.
+    pub admin: Admin,
+    /// What others see.
+    pub view: watch::Sender<View>,
+}
+
+impl Changes {
+    /// Makes changes until nobody can ask for one any more.
+    pub async fn run(mut self, mut changes: mpsc::Receiver<Change>) {
+        let mut retry = interval(RETRY);
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                change = changes.recv() => match change {
+                    Some(change) => self.change(change).await,
+                    None => return,
+                },
+                _ = retry.tick(), if !self.waiting.is_empty() => self.retry().await,
+            }
+        }
+    }
+
+    async fn change(&mut self, Change { operation, direction, rule, reply }: Change) {
+        let outcome = match operation {
+            Operation::Add => self.add(direction, &rule).await,
+            Operation::Remove => self.remove(direction, &rule).await,
+        };
+        match &outcome {
+            Ok(text) => tracing::info!("{}", text.trim_end().replace('\n', "; ")),
+            Err(error) => tracing::warn!("{operation:?} {direction} proxy rule {rule}: {error}"),
+        }
+        // Whoever asked may be gone; the change stands.
+        let _ = reply.send(outcome.map_err(|error| error.to_string()));
+    }
+
+    async fn add(&mut self, direction: Direction, rule: &Rule) -> Result<String, ChangeError> {
+        self.activate(direction, rule).await?;
+        let mut stored = self.stored.clone();
+        stored.add(direction, rule.clone());
+        if let Err(error) = self.file.save(&stored) {
+            let _ = self.rules.remove(direction, rule);
+            self.undo(RuleKey::of(direction, rule)).await;
+            self.show();
+            return Err(error.into());
+        }
+        self.stored = stored;
+        self.waiting.retain(|waiting| !waiting.is(direction, rule));
+        self.show();
+        Ok(format!("Added {direction} proxy rule: {rule}\n"))
+    }
+
+    async fn remove(&mut self, direction: Direction, rule: &Rule) -> Result<String, ChangeError> {
+        let mut rules = self.rules.clone();
+        let mut stored = self.stored.clone();
+        let was_stored = stored.remove(direction, rule);
+        let source = match rules.remove(direction, rule) {
+            Ok(source) => Some(source),
+            Err(_) if was_stored => None,
+            Err(error) => return Err(error.into()),
+        };
+        let snapshot = translate(&rules, &self.settings)?;
+        if was_stored {
+            self.file.save(&stored)?;
+        }
+        self.stored = stored;
+        self.rules = rules;
+        self.waiting.retain(|waiting| !waiting.is(direction, rule));
+        self.show();
+        let mut text = format!("Removed {direction} proxy rule: {rule}\n");
+        if source.is_some() {
+            self.publish(snapshot);
+            let key = RuleKey::of(direction, rule);
+            let target = Target::key(key, self.has(key));
+            // It is removed whatever Envoy does; but who asked should find it so.
+            if let Err(error) = self.reached(&target, UNDO_LIMIT).await {
+                tracing::warn!("removed {direction} proxy rule {rule}: {error}");
+                text += "Envoy has not closed it yet; see `nexctl nexd status`\n";
+            }
+        }
+        if source == Some(Source::Flag) {
+            text += "It was given as a flag: it comes back when nexd starts with that flag again\n";
+        }
+        Ok(text)
+    }
+
+    /// Makes a rule active or leaves everything as it was.
+    async fn activate(&mut self, direction: Direction, rule: &Rule) -> Result<(), ChangeError> {
+        let mut rules = self.rules.clone();
+        rules.add(direction, rule.clone(), Source::Stored)?;
+        if let Phase::Restarting(detail) = &self.view.borrow().phase {
+            return Err(ChangeError::NotRunning(detail.clone()));
+        }
+        let key = RuleKey::of(direction, rule);
+        if self.probe_ports
+            && direction == Direction::Egress
+            && key.protocol == Protocol::Tcp
+            && !self.has(key)
+        {
+            probe_tcp(rule.port, self.settings.ipv6)?;
+        }
+        self.publish(translate(&rules, &self.settings)?);
+        if let Err(error) = self.reached(&Target::key(key, true), ACTIVATION_LIMIT).await {
+            self.undo(key).await;
+            return Err(error.into());
+        }
+        self.rules = rules;
+        Ok(())
+    }
+
+    /// Publishes the rules as they were before a change of this key.
+    async fn undo(&self, key: RuleKey) {
+        match translate(&self.rules, &self.settings) {
+            Ok(snapshot) => self.publish(snapshot),
+            // They were translated before.
+            Err(error) => tracing::error!("undoing a change of {key}: {error}"),
+        }
+        if let Err(error) = self.reached(&Target::key(key, self.has(key)), UNDO_LIMIT).await {
+            tracing::warn!("undoing a change of {key}: {error}");
+        }
+    }
+
+    /// Tries the stored rules that are not active.
+    async fn retry(&mut self) {
+        for Waiting { direction, rule, .. } in std::mem::take(&mut self.waiting) {
+            match self.activate(direction, &rule).await {
+                Ok(()) => tracing::info!("stored {direction} proxy rule {rule} is active now"),
+                // A flag gives it too, or the set is full: not a matter of waiting.
+                Err(ChangeError::Rules(_)) => {}
+                Err(error) => {
+                    tracing::debug!("stored {direction} proxy rule {rule}: {error}");
+                    self.waiting.push(Waiting { direction, rule, reason: error.to_string() });
+                }
+            }
+        }
+        self.show();
+    }
+
+    /// Gives Envoy something else to have.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.view.send_modify(|view| view.published = snapshot.clone());
+        self.ads.publish(snapshot);
+    }
+
+    async fn reached(&self, target: &Target, limit: Duration) -> Result<(), ActivationError> {
+        reached(&self.ads, &self.admin, target, Instant::now() + limit).await
+    }
+
+    fn has(&self, key: RuleKey) -> bool {
+        self.rules.iter().any(|entry| entry.key() == key)
+    }
+
+    /// Shows what is active, and what is stored and is not.
+    pub fn show(&self) {
+        let mut inactive = Vec::new();
+        for (direction, rule) in self.stored.iter() {
+            let waiting = self.waiting.iter().find(|waiting| waiting.is(*direction, rule));
+            let reason = match waiting {
+                Some(waiting) => waiting.reason.clone(),
+                None => match self.rules.clone().add(*direction, rule.clone(), Source::Stored) {
+                    Ok(()) | Err(RuleSetError::Duplicate) => continue,
+                    Err(error) => error.to_string(),
+                },
+            };
+            inactive.push(format!("--{direction} {rule}: {reason}"));
+        }
+        self.view.send_modify(|view| {
+            view.set_rules(&self.rules);
+            view.inactive = inactive;
+        });
+    }
+}

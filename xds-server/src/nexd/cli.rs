@@ -1,0 +1,225 @@
+//! The command line of nexd.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, ValueEnum};
+
+use crate::translate::AccessLog;
+
+/// Below the flags in `--help`.
+const MORE_HELP: &str = "\
+Rules have the form protocol:port:destination:destination_port. A flag can be given several times, or its rules can be \
+separated by commas; rules with one protocol and port share the connections (round robin).
+
+Examples:
+  nexd --wg-config wg0.conf proxy --ingress tcp:443:10.10.100.152:8443
+      Overlay peers reach 10.10.100.152:8443 at port 443 of this node's overlay address.
+  nexd --wg-config wg0.conf proxy --egress tcp:8080:100.64.0.2:80
+      Programs on this side reach port 80 of the overlay address 100.64.0.2 at port 8080 of this host.
+  nexd --wg-config wg0.conf proxy --check --egress tcp:8080:100.64.0.2:80
+      Checks everything, starts nothing.
+  nexctl nexd proxy add --ingress tcp:80:127.0.0.1:8080
+      Adds a rule to the running node. Rules added so survive restarts.
+
+Environment: NEXD_LOGLEVEL (any value: debug messages), NEXD_COMPAT_VERSION (what to answer when a client asks for the \
+version: upstream's nexctl talks only to a nexd of its own version), and those named above.
+
+Exit codes:
+  0  ended as asked                       5  port in use, or not permitted
+  1  internal error                       6  Envoy not found, or of the wrong version
+  2  usage, or a bad rule                 7  module not found
+  3  WireGuard configuration or key       8  Envoy does not start
+  4  state, runtime directory or socket   9  another nexd has the directory or socket";
+
+/// Connects this host and a WireGuard network by proxy rules, without a network interface and without privileges.
+#[derive(Parser, Debug)]
+#[command(name = "nexd", version, after_help = MORE_HELP, max_term_width = 120)]
+pub struct Arguments {
+    /// What to run
+    #[arg(value_enum)]
+    pub mode: Mode,
+
+    /// Forward connections from the overlay to a destination on this side
+    #[arg(long, value_name = "RULE")]
+    pub ingress: Vec<String>,
+
+    /// Forward connections to a port of this host to a destination in the overlay
+    #[arg(long, value_name = "RULE")]
+    pub egress: Vec<String>,
+
+    /// Check key, configuration and rules, print the rules in canonical form, start nothing
+    #[arg(long)]
+    pub check: bool,
+
+    /// The WireGuard configuration, a wg-quick file with mode 0600: key, addresses, port, MTU and peers
+    #[arg(long, value_name = "FILE", env = "NEXD_WG_CONFIG")]
+    pub wg_config: Option<PathBuf>,
+
+    /// The WireGuard UDP port instead of the configuration's; 0 for any
+    #[arg(long, value_name = "PORT", env = "NEXD_LISTEN_PORT")]
+    pub listen_port: Option<u16>,
+
+    /// Where rules added at run time are kept [default: /var/lib/nexd as root, else ~/.nexodus]
+    #[arg(long, value_name = "DIR", env = "NEXD_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// The control socket [default: /var/run/nexd.sock as root, else ~/.nexodus/nexd.sock]
+    #[arg(long, value_name = "PATH")]
+    pub unix_socket: Option<PathBuf>,
+
+    /// The directory of this node's internal sockets
+    /// [default: /run/nexd as root, else $XDG_RUNTIME_DIR/nexd, else STATE-DIR/run]
+    #[arg(long, value_name = "DIR", env = "NEXD_RUNTIME_DIR")]
+    pub runtime_dir: Option<PathBuf>,
+
+    /// The Envoy binary [default: `envoy` in PATH]
+    #[arg(long, value_name = "PATH", env = "ENVOY_BIN")]
+    pub envoy: Option<PathBuf>,
+
+    /// The directory of libnexodus.so [default: where nexd is, then ../lib/nexodus from there]
+    #[arg(long, value_name = "DIR", env = "NEXD_MODULE_DIR")]
+    pub module_dir: Option<PathBuf>,
+
+    /// How long open connections may go on after SIGTERM, or after their rule was removed
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub drain_time: Duration,
+
+    /// How long one attempt to reach a destination may take
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub connect_timeout: Duration,
+
+    /// One line for each connection: `stdout`, `stderr`, `off`, or a file
+    #[arg(long, value_name = "WHERE", default_value = "stdout", value_parser = access_log)]
+    pub access_log: AccessLog,
+
+    /// How much Envoy and the module say
+    #[arg(long, value_name = "LEVEL", default_value = "warning")]
+    pub envoy_log_level: EnvoyLogLevel,
+
+    /// How many worker threads Envoy has [default: one for each CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub concurrency: Option<u16>,
+
+    /// Flags that need a control plane.
+    #[command(flatten)]
+    pub control_plane: ControlPlane,
+}
+
+/// The one mode of this nexd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Proxy between this side and the overlay
+    Proxy,
+}
+
+/// Envoy's log levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "Envoy's names")]
+pub enum EnvoyLogLevel {
+    Trace,
+    Debug,
+    Info,
+    Warning,
+    Error,
+    Critical,
+    Off,
+}
+
+impl EnvoyLogLevel {
+    /// Envoy's word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+            Self::Critical => "critical",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// Upstream's flags that speak to its control plane. Recognized, so that the error can say what to do instead.
+#[derive(Args, Debug)]
+#[expect(missing_docs, reason = "upstream's names")]
+pub struct ControlPlane {
+    #[arg(hide = true, value_name = "SERVICE-URL")]
+    pub positional: Vec<String>,
+    #[arg(long, hide = true)]
+    pub service_url: Option<String>,
+    #[arg(long, hide = true)]
+    pub username: Option<String>,
+    #[arg(long, hide = true)]
+    pub password: Option<String>,
+    #[arg(long, hide = true)]
+    pub reg_key: Option<String>,
+    #[arg(long, hide = true)]
+    pub vpc_id: Option<String>,
+    #[arg(long, hide = true)]
+    pub security_group_id: Option<String>,
+    #[arg(long, hide = true)]
+    pub request_ip: Option<String>,
+    #[arg(long, hide = true)]
+    pub local_endpoint_ip: Option<String>,
+    #[arg(long, hide = true)]
+    pub stun_server: Vec<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub insecure_skip_tls_verify: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub relay_only: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub exit_node_client: Option<String>,
+}
+
+impl ControlPlane {
+    /// The first of them that is given. Its value is not repeated: it can be a password.
+    #[must_use]
+    pub fn given(&self) -> Option<&'static str> {
+        let given = [
+            ("--service-url", self.service_url.is_some()),
+            ("--reg-key", self.reg_key.is_some()),
+            ("--request-ip", self.request_ip.is_some()),
+            ("--username", self.username.is_some()),
+            ("--password", self.password.is_some()),
+            ("--vpc-id", self.vpc_id.is_some()),
+            ("--security-group-id", self.security_group_id.is_some()),
+            ("--local-endpoint-ip", self.local_endpoint_ip.is_some()),
+            ("--stun-server", !self.stun_server.is_empty()),
+            ("--insecure-skip-tls-verify", self.insecure_skip_tls_verify.is_some()),
+            ("--relay-only", self.relay_only.is_some()),
+            ("--exit-node-client", self.exit_node_client.is_some()),
+            ("a service URL", !self.positional.is_empty()),
+        ];
+        given.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
+    }
+}
+
+/// A number with `ms`, `s`, `m` or nothing (seconds) after it; at most an hour.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" | "" => 1_000,
+        "m" => 60_000,
+        _ => return Err("write it like 10s, 500ms or 2m".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "write it like 10s, 500ms or 2m".to_owned())?;
+    let duration = Duration::from_millis(number.saturating_mul(milliseconds));
+    if duration > Duration::from_secs(3600) { Err("at most an hour".to_owned()) } else { Ok(duration) }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "clap's signature")]
+fn access_log(text: &str) -> Result<AccessLog, String> {
+    Ok(match text {
+        "off" => AccessLog::Off,
+        "stdout" => AccessLog::Stdout,
+        "stderr" => AccessLog::Stderr,
+        path => AccessLog::File(path.into()),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+//! A running node, from its directories to its end.
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+    task::{JoinHandle, JoinSet},
+};
+
+use super::{
+    bootstrap::{Bootstrap, max_connections},
+    changes::{Changes, Waiting},
+    envoy::{self, EnvoyCommand},
+    error::StartError,
+    plan::Plan,
+    ports::{PortError, probe_tcp, probe_wireguard},
+    runtime_dir::RuntimeDir,
+    service::Service,
+    supervisor::Supervisor,
+    view::View,
+};
+use crate::{
+    ads::Ads,
+    control::{server, socket},
+    nexd::{activation::Target, admin::Admin},
+    rules::{Direction, Protocol, RuleKey, RuleSet, RuleSetError, Source},
+    state::{StateFile, StoredRules},
+    translate::translate,
+};
+
+/// Changes that wait for their turn; the control socket takes fewer connections than that.
+const WAITING_CHANGES: usize = 64;
+
+/// How long the control socket may take for the answers under way when everything else has ended.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// Runs a node until it is told to end.
+///
+/// # Errors
+/// [`StartError`]; after the start only what makes going on pointless.
+pub async fn run(plan: Plan) -> Result<(), StartError> {
+    // From here on signals are waited for, not obeyed on the spot.
+    let mut signals = Signals::new().map_err(StartError::io("signals"))?;
+    for warning in &plan.warnings {
+        tracing::warn!("{warning}");
+    }
+    let open_files = raise_open_files();
+    make_parent(&plan.socket).map_err(StartError::io(format!("socket {}", plan.socket.display())))?;
+    let (control_listener, control_file) = socket::bind(&plan.socket).await?;
+    let (file, stored) = StateFile::open(&plan.state_dir)?;
+    let directory = RuntimeDir::open(&plan.settings.runtime_dir)?;
+
+    let binary = envoy::find_binary(plan.envoy.binary.as_deref(), std::env::var_os("PATH").as_deref())?;
+    envoy::check_version(&binary).await?;
+    let executable = std::env::current_exe().map_err(StartError::io("the path of nexd"))?;
+    let module_dir = envoy::find_module(plan.envoy.module_dir.as_deref(), &executable)?;
+
+    // An Envoy with rights of its own may bind what nexd may not; then its own answer counts.
+    let probe_ports = !envoy::has_capabilities(&binary);
+    let (rules, waiting) = merge(&plan, &stored, probe_ports)?;
+    if let Some(port) = plan.listen_port {
+        probe_wireguard(port, plan.settings.ipv6)?;
+    }
+
+    let snapshot = translate(&rules, &plan.settings)?;
+    let target = Target::all(&snapshot);
+    let ads = Ads::new();
+    let (ads_listener, _ads_file) = socket::bind(&directory.ads_socket()).await?;
+    let bootstrap = Bootstrap {
+        tunnel: &plan.tunnel,
+        ads_socket: &directory.ads_socket(),
+        admin_socket: &directory.admin_socket(),
+        max_connections: max_connections(open_files),
+    };
+    directory
+        .write_bootstrap(format!("{:#}\n", bootstrap.to_json()).as_bytes())
+        .map_err(StartError::io(directory.bootstrap().display().to_string()))?;
+
+    let (view, _) = watch::channel(View { addresses: plan.addresses.clone(), ..View::default() });
+    let (changes_in, changes_out) = mpsc::channel(WAITING_CHANGES);
+    let admin = Admin::new(directory.admin_socket());
+    let changes = Changes {
+        rules,
+        stored,
+        waiting,
+        file,
+        settings: plan.settings.clone(),
+        probe_ports,
+        ads: ads.clone(),
+        admin: admin.clone(),
+        view: view.clone(),
+    };
+    changes.publish(snapshot);
+    changes.show();
+
+    let (stop_ads, ads_stopped) = watch::channel(());
+    let mut ads_server: JoinHandle<_> = tokio::spawn(ads.clone().serve(ads_listener, stopped(ads_stopped)));
+    let service = Service::new(view.subscribe(), changes_in, ads.clone(), version());
+    let mut background = JoinSet::new();
+    background.spawn(server::serve(control_listener, service, server::Limits::default(), Arc::default()));
+
+    let command = EnvoyCommand {
+        binary,
+        module_dir,
+        bootstrap: directory.bootstrap(),
+        drain_time: plan.envoy.drain_time,
+        log_level: plan.envoy.log_level,
+        concurrency: plan.envoy.concurrency,
+    };
+    let supervisor = Supervisor { command, ads, admin, view, signals: &mut signals };
+    let outcome = tokio::select! {
+        outcome = supervisor.run(target, || {
+            // Changes are made from the moment on at which the node works.
+            background.spawn(changes.run(changes_out));
+        }) => outcome,
+        ended = &mut ads_server => match ended {
+            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(())) | Err(_) => Err(StartError::io("ADS server")(io::Error::other("it ended"))),
+        },
+    };
+    drop(stop_ads);
+    // Answers that are being written.
+    let _ = tokio::time::timeout(FAREWELL, ads_server).await;
+    background.shutdown().await;
+    drop(control_file);
+    outcome
+}
+
+/// The version that clients see. Upstream's nexctl refuses to talk to any nexd whose version is not its own, so a
+/// person who wants to use it gives nexd that version.
+fn version() -> String {
+    let compatible = std::env::var("NEXD_COMPAT_VERSION").ok().filter(|version| !version.is_empty());
+    compatible.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned())
+}
+
+/// The rules of the flags, which must all work, and the stored ones that do.
+fn merge(
+    plan: &Plan,
+    stored: &StoredRules,
+    probe_ports: bool,
+) -> Result<(RuleSet, Vec<Waiting>), StartError> {
+    let probe = |key: RuleKey| -> Result<(), PortError> {
+        if probe_ports && key.direction == Direction::Egress && key.protocol == Protocol::Tcp {
+            probe_tcp(key.port, plan.settings.ipv6)?;
+        }
+        Ok(())
+    };
+    let mut rules = plan.rules.clone();
+    for (key, _) in rules.by_key() {
+        probe(key)?;
+    }
+    let mut waiting = Vec::new();
+    for (direction, rule) in stored.iter() {
+        let (direction, rule) = (*direction, rule.clone());
+        let key = RuleKey::of(direction, &rule);
+        let is_new = rules.iter().all(|entry| entry.key() != key);
+        let mut with_it = rules.clone();
+        let added = with_it.add(direction, rule.clone(), Source::Stored);
+        if let Err(error) = added {
+            if error != RuleSetError::Duplicate {
+                tracing::warn!("stored {direction} proxy rule {rule} is not active: {error}");
+            }
+            continue;
+        }
+        match probe(key) {
+            Err(error) if is_new => {
+                tracing::warn!("stored {direction} proxy rule {rule} is not active yet: {error}");
+                waiting.push(Waiting { direction, rule, reason: error.to_string() });
+            }
+            _ => rules = with_it,
+        }
+    }
+    Ok((rules, waiting))
+}
+
+/// Raises the limit of open files as far as it goes, for Envoy, and says where it is.
+fn raise_open_files() -> u64 {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("limit of open files: {error}");
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// `$HOME/.nexodus` of a user who starts nexd for the first time.
+fn make_parent(socket: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    match socket.parent() {
+        Some(parent) => std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent),
+        None => Ok(()),
+    }
+}
+
+async fn stopped(mut sender: watch::Receiver<()>) {
+    while sender.changed().await.is_ok() {}
+}
+
+/// The signals that ask a node to end.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.quit.recv() => "SIGQUIT",
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What is to be run: the command line and the files it names, checked. Nothing is started or changed here.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use envoy_config::{DEFAULT_NETWORK, NetworkConfig, TunnelConfig};
+
+use super::{
+    cli::{Arguments, EnvoyLogLevel},
+    error::{StartError, required},
+    paths::Environment,
+    runtime_dir,
+};
+use crate::{
+    argv::split_values,
+    rules::{Direction, RuleSet, Source},
+    translate::{AccessLog, Settings, host_has_ipv6, translate},
+};
+
+/// A checked command line.
+#[derive(Debug)]
+pub struct Plan {
+    /// The rules given by flags.
+    pub rules: RuleSet,
+    /// The tunnel, as the module gets it.
+    pub tunnel: TunnelConfig,
+    /// This node's overlay addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The WireGuard port; none for any.
+    pub listen_port: Option<u16>,
+    /// What the resources depend on.
+    pub settings: Settings,
+    /// `state.json` is in it.
+    pub state_dir: PathBuf,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// How Envoy is run.
+    pub envoy: EnvoyOptions,
+    /// What a person should know about the configuration.
+    pub warnings: Vec<String>,
+}
+
+/// How Envoy is run.
+#[derive(Clone, Debug)]
+pub struct EnvoyOptions {
+    /// The binary, when named.
+    pub binary: Option<PathBuf>,
+    /// The directory of the module, when named.
+    pub module_dir: Option<PathBuf>,
+    /// What Envoy says.
+    pub log_level: EnvoyLogLevel,
+    /// Worker threads, when named.
+    pub concurrency: Option<u16>,
+    /// How long connections may go on.
+    pub drain_time: Duration,
+}
+
+impl Plan {
+    /// Checks everything that can be checked without starting anything: key, WireGuard configuration, rules.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn new(arguments: Arguments, environment: &Environment) -> Result<Self, StartError> {
+        if let Some(flag) = arguments.control_plane.given() {
+            return Err(StartError::ControlPlane { flag });
+        }
+        let wg_config = absolute(arguments.wg_config.ok_or(StartError::NoWgConfig)?)?;
+        let rules = rules(&arguments.egress, &arguments.ingress)?;
+
+        let mut network = NetworkConfig::from_wg_quick(DEFAULT_NETWORK, wg_config);
+        network.listen_port = arguments.listen_port;
+        // The keys are needed by the module only; here they are checked and forgotten.
+        let loaded = network.load()?;
+
+        let state_dir = absolute(required(arguments.state_dir.or(environment.state_dir()), "--state-dir")?)?;
+        let socket = absolute(required(arguments.unix_socket.or(environment.socket()), "--unix-socket")?)?;
+        let runtime_dir =
+            absolute(arguments.runtime_dir.unwrap_or_else(|| environment.runtime_dir(&state_dir)))?;
+        runtime_dir::check_length(&runtime_dir)?;
+
+        let access_log = match arguments.access_log {
+            AccessLog::File(path) => AccessLog::File(absolute(path)?),
+            other => other,
+        };
+        let settings = Settings {
+            network: loaded.name.clone(),
+            runtime_dir,
+            connect_timeout: arguments.connect_timeout,
+            access_log,
+            ipv6: host_has_ipv6(),
+            ..Settings::default()
+        };
+        translate(&rules, &settings)?;
+        Ok(Self {
+            rules,
+            tunnel: TunnelConfig { networks: vec![network] },
+            addresses: loaded.addresses.iter().map(|net| net.addr()).collect(),
+            listen_port: loaded.listen_port,
+            settings,
+            state_dir,
+            socket,
+            envoy: EnvoyOptions {
+                binary: arguments.envoy,
+                module_dir: arguments.module_dir,
+                log_level: arguments.envoy_log_level,
+                concurrency: arguments.concurrency,
+                drain_time: arguments.drain_time,
+            },
+            warnings: loaded.warnings,
+        })
+    }
+}
+
+/// The rules of the flags, egress before ingress as upstream adds them.
+fn rules(egress: &[String], ingress: &[String]) -> Result<RuleSet, StartError> {
+    let mut rules = RuleSet::new();
+    for (direction, values) in [(Direction::Egress, egress), (Direction::Ingress, ingress)] {
+        for text in split_values(values) {
+            let failed = |reason| StartError::Rule { direction, text: text.clone(), reason };
+            let rule = text.parse().map_err(|error: crate::rules::RuleError| failed(error.to_string()))?;
+            rules.add(direction, rule, Source::Flag).map_err(|error| failed(error.to_string()))?;
+        }
+    }
+    Ok(rules)
+}
+
+/// Envoy gets these paths too, and has its own idea of a working directory.
+fn absolute(path: PathBuf) -> Result<PathBuf, StartError> {
+    std::path::absolute(&path).map_err(StartError::io(format!("path {}", path.display())))
+}

@@ -1,0 +1,130 @@
+//! What a node shows of itself.
+
+use std::{fmt::Write as _, net::IpAddr};
+
+use crate::{ads::Nack, rules::RuleSet, snapshot::Snapshot};
+
+/// How far a node is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Envoy is not ready for the first time yet.
+    #[default]
+    Starting,
+    /// Envoy runs, with all rules.
+    Running,
+    /// Envoy runs, and something is wrong.
+    Degraded(String),
+    /// Envoy ended and is started again after a while.
+    Restarting(String),
+    /// No new connections; open ones may end.
+    Stopping,
+}
+
+/// A node for its users: what `nexctl nexd status` and `proxy list` show.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// How far it is.
+    pub phase: Phase,
+    /// Its overlay addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The active rules, each as the flag that gives it.
+    pub rules: Vec<String>,
+    /// Stored rules that are not active, and why.
+    pub inactive: Vec<String>,
+    /// What Envoy should have.
+    pub published: Snapshot,
+}
+
+impl View {
+    /// The rules as flags, one on each line.
+    #[must_use]
+    pub fn list(&self) -> String {
+        self.rules.iter().map(|rule| format!("{rule}\n")).collect()
+    }
+
+    /// Upstream's first line, then what there is to say.
+    #[must_use]
+    pub fn status(&self, nack: Option<&Nack>) -> String {
+        let (word, detail) = match &self.phase {
+            Phase::Starting => ("Starting", None),
+            Phase::Running => ("Running", None),
+            Phase::Degraded(detail) => ("Running", Some(detail)),
+            Phase::Restarting(detail) => ("Starting", Some(detail)),
+            Phase::Stopping => ("Stopping", None),
+        };
+        let mut text = format!("Status: {word}\n");
+        // Writing to a string does not fail.
+        if let Some(detail) = detail {
+            let _ = writeln!(text, "{detail}");
+        }
+        if let Some(nack) = nack {
+            let _ = writeln!(text, "Envoy rejected {}: {}", nack.resource, nack.detail);
+        }
+        for rule in &self.inactive {
+            let _ = writeln!(text, "Not active: {rule}");
+        }
+        text
+    }
+
+    /// The first own address of a family.
+    #[must_use]
+    pub fn address(&self, ipv6: bool) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| address.is_ipv6() == ipv6)
+    }
+
+    /// Upstream's line for the log: the first address of each family.
+    #[must_use]
+    pub fn address_line(&self) -> String {
+        let text = |ipv6| self.address(ipv6).map(|address| address.to_string()).unwrap_or_default();
+        format!(
+            "New local Wireguard interface addresses assigned IPv4 [ {} ] IPv6 [ {} ]",
+            text(false),
+            text(true)
+        )
+    }
+
+    /// Takes over the active rules.
+    pub fn set_rules(&mut self, rules: &RuleSet) {
+        self.rules = rules.iter().map(ToString::to_string).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::rules::{Direction, Source};
+
+    #[test]
+    fn status_has_upstreams_first_line() {
+        let mut view = View::default();
+        assert_eq!(view.status(None), "Status: Starting\n");
+        view.phase = Phase::Running;
+        assert_eq!(view.status(None), "Status: Running\n");
+        view.phase = Phase::Restarting("Envoy ended".to_owned());
+        view.inactive = vec!["--egress tcp:80:10.0.0.1:80: in use".to_owned()];
+        let nack = Nack { resource: "listener a".to_owned(), detail: "no".to_owned() };
+        assert_eq!(
+            view.status(Some(&nack)),
+            "Status: Starting\nEnvoy ended\nEnvoy rejected listener a: no\nNot active: --egress tcp:80:10.0.0.1:80: in use\n"
+        );
+    }
+
+    #[test]
+    fn addresses_and_rules() {
+        let mut view = View {
+            addresses: ["100.64.0.1", "fd00::1", "100.64.0.9"].map(|text| text.parse().unwrap()).to_vec(),
+            ..View::default()
+        };
+        assert_eq!(
+            view.address_line(),
+            "New local Wireguard interface addresses assigned IPv4 [ 100.64.0.1 ] IPv6 [ fd00::1 ]"
+        );
+        let mut rules = RuleSet::new();
+        rules.add(Direction::Egress, "tcp:080:[::1]:1".parse().unwrap(), Source::Flag).unwrap();
+        rules.add(Direction::Ingress, "tcp:2:h:2".parse().unwrap(), Source::Stored).unwrap();
+        view.set_rules(&rules);
+        assert_eq!(view.list(), "--egress tcp:80:[::1]:1\n--ingress tcp:2:h:2\n");
+    }
+}
