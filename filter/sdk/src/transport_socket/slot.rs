@@ -47,15 +47,15 @@ impl Slot {
         envoy: *mut c_void,
         hook: impl FnOnce(&mut Socket, &mut EnvoyTransportSocketImpl) -> R,
     ) -> Entered<R> {
-        let enter = || {
+        let handle = || {
             // SAFETY: the caller's promise.
             unsafe { EnvoyTransportSocketImpl::new(envoy, Rc::clone(&self.closed)) }
         };
-        let entered = self.socket.enter(name, |socket| hook(socket, &mut enter()));
+        let entered = self.socket.enter(name, |socket| hook(socket, &mut handle()));
         if matches!(entered, Entered::Returned(_))
             && let Some((event, abort_reset)) = self.pending_close.take()
         {
-            self.socket.enter(name, |socket| socket.on_close(&mut enter(), event, abort_reset));
+            self.socket.enter(name, |socket| socket.on_close(&mut handle(), event, abort_reset));
         }
         entered
     }
@@ -125,10 +125,8 @@ impl Slot {
             Entered::Returned(text) => text,
             Entered::Panicked | Entered::Busy | Entered::Gone => String::new(),
         };
-        let text = {
-            self.text.replace(text);
-            self.text.borrow()
-        };
+        self.text.replace(text);
+        let text = self.text.borrow();
         (text.as_ptr(), text.len())
     }
 
