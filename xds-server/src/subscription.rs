@@ -54,7 +54,7 @@ pub trait Subscription: Observe {
 }
 
 /// What a stream says of its client.
-pub trait Observe {
+pub trait Observe: std::fmt::Debug {
     /// What the client thinks of a resource in this version, or of its absence.
     fn verdict(&self, name: &ResourceName, wanted: Option<Version>) -> Verdict;
 
@@ -100,6 +100,18 @@ pub struct Counters {
     pub stale_nonce: u64,
     /// Rejected responses.
     pub rejected: u64,
+}
+
+impl std::ops::Add for Counters {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            unknown_type: self.unknown_type + other.unknown_type,
+            stale_nonce: self.stale_nonce + other.stale_nonce,
+            rejected: self.rejected + other.rejected,
+        }
+    }
 }
 
 /// Why a stream must end.
