@@ -332,3 +332,40 @@ fn data_beyond_the_window_right_after_the_handshake_is_dropped() {
     assert!(raw.stack.recv_available(flow) <= 65_536 * 4);
     raw.replies();
 }
+
+/// A peer whose buffer is full acknowledges the last byte and the FIN. smoltcp alone then probes its window without end.
+#[test]
+fn a_closed_window_at_the_end_is_not_probed_for_ever() {
+    let mut raw = Raw::new(Limits::default());
+    raw.stack.listen(80);
+    let mut segment = vec![0; 20];
+    segment[..4].copy_from_slice(&[0x30, 0x39, 0, 80]);
+    segment[4..8].copy_from_slice(&1000_u32.to_be_bytes());
+    segment[12] = 5 << 4;
+    segment[13] = 0x02;
+    raw.send(&ip(v4(1), 6, &segment));
+    let Some(Event::Incoming { flow, .. }) = raw.stack.poll_event() else { panic!("no flow") };
+    raw.stack.accept(raw.now, flow);
+    let answer = raw.replies().remove(0);
+    let iss = u32::from_be_bytes(answer[24..28].try_into().unwrap());
+    let mut acknowledge = |raw: &mut Raw, bytes: u32| {
+        segment[4..8].copy_from_slice(&1001_u32.to_be_bytes());
+        segment[8..12].copy_from_slice(&(iss + 1 + bytes).to_be_bytes());
+        segment[13] = 0x10;
+        raw.send(&ip(v4(1), 6, &segment));
+    };
+    acknowledge(&mut raw, 0);
+    assert_eq!(raw.stack.send(raw.now, flow, b"x"), 1);
+    raw.stack.finish(raw.now, flow);
+    assert_eq!(raw.replies().len(), 1, "the probe, which carries everything");
+    acknowledge(&mut raw, 2);
+    let end = raw.now + secs(30);
+    let mut packets = 0;
+    while let Some(next) = raw.stack.poll_timeout().filter(|&next| next < end) {
+        raw.now = raw.now.max(next);
+        raw.stack.handle_timeout(raw.now);
+        while raw.stack.poll_event().is_some() {}
+        packets += raw.replies().len();
+    }
+    assert_eq!(packets, 0);
+}

@@ -144,7 +144,15 @@ impl Engine {
             // smoltcp would believe an acknowledgement of bytes, or of a FIN, that were never sent.
             return;
         }
-        let mut port = Port { rx: Some(packet.bytes), tx: Some(reply), mtu: shared.mtu };
+        // With our FIN acknowledged smoltcp never stops a zero window probe, and sends it without end. Nothing is left to
+        // probe for, so it is told of a window.
+        let mut opened = Vec::new();
+        if self.finish_wanted && segment.window == 0 && segment.is_ack() && segment.ack == self.snd_nxt() {
+            opened.extend_from_slice(packet.bytes);
+            segment::set_window(&mut opened, 1);
+        }
+        let bytes = if opened.is_empty() { packet.bytes } else { &opened };
+        let mut port = Port { rx: Some(bytes), tx: Some(reply), mtu: shared.mtu };
         shared.interface.poll_ingress_single(smol(now), &mut port, &mut self.set);
         self.window_closed = segment.window == 0;
         let acknowledged = self.enqueued - self.unacknowledged() as u64;
@@ -199,8 +207,8 @@ impl Engine {
         true
     }
 
-    /// Whether the segment is the one before once more, at the same instant. smoltcp can be brought (by a peer that takes
-    /// its window back, for one) to send the same thing without end.
+    /// Whether the segment is the one before once more, at the same instant: the last defence against an engine that
+    /// sends the same thing without end.
     fn repeats(&mut self, now: Instant, packet: &[u8]) -> bool {
         let header: Option<[u8; 16]> =
             Packet::parse(packet).ok().and_then(|packet| packet.payload.first_chunk().copied());

@@ -96,11 +96,23 @@ pub(crate) fn acknowledgement(tuple: Tuple, seq: u32, ack: u32) -> Vec<u8> {
 
 /// Changes the sequence number of the segment in a whole IP packet.
 pub(crate) fn set_seq(packet: &mut [u8], seq: u32) {
+    patch(packet, |header| header[4..8].copy_from_slice(&seq.to_be_bytes()));
+}
+
+/// Changes the window of the segment in a whole IP packet.
+pub(crate) fn set_window(packet: &mut [u8], window: u16) {
+    patch(packet, |header| header[14..16].copy_from_slice(&window.to_be_bytes()));
+}
+
+fn patch(packet: &mut [u8], change: impl FnOnce(&mut [u8])) {
     let Ok(parsed) = Packet::parse(packet) else { return };
-    let (from, to, start, end) =
-        (parsed.source, parsed.destination, parsed.bytes.len() - parsed.payload.len(), parsed.bytes.len());
+    let (from, to, end) = (parsed.source, parsed.destination, parsed.bytes.len());
+    let start = end - parsed.payload.len();
     let segment = &mut packet[start..end];
-    segment[4..8].copy_from_slice(&seq.to_be_bytes());
+    if segment.len() < 20 {
+        return;
+    }
+    change(segment);
     segment[16..18].fill(0);
     let sum = ip::checksum(ip::pseudo_header(from, to, ip::TCP, segment.len()), segment);
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
