@@ -32,7 +32,7 @@ pub enum Event {
         /// The flow.
         flow: FlowId,
     },
-    /// There is room again after `send` took less than it was given.
+    /// There is room again (a quarter of the buffer) after `send` filled it or took less than it was given.
     Writable {
         /// The flow.
         flow: FlowId,

@@ -136,7 +136,8 @@ impl Tcp {
         let Some(flow) = self.flow_mut(id) else { return 0 };
         let Some(engine) = flow.engine_mut() else { return 0 };
         let taken = engine.send(data);
-        flow.send_blocked = taken < data.len();
+        // Also for an owner who asks for the capacity first, and so never offers too much.
+        flow.send_blocked = taken < data.len() || engine.send_room() == 0;
         if taken > 0 {
             self.make_ready(id);
         }
