@@ -19,12 +19,21 @@ const ENVOYS_OWN: &[&str] = &[
     "caught ENVOY_SIGTERM",
 ];
 
+/// What Envoy says about its xDS server once it is ending: in any other moment it would be a complaint.
+const ENDING: &str = "gRPC config stream to ads closed";
+
 /// The lines of a log that complain, apart from those that contain one of the `expected` texts.
 pub fn complaints<'a>(log: &'a str, expected: &[String]) -> Vec<&'a str> {
     let known = |line: &str| {
         ENVOYS_OWN.iter().any(|known| line.contains(known)) || expected.iter().any(|text| line.contains(text))
     };
-    log.lines().filter(|line| severity(line).is_some() && !known(line)).collect()
+    let mut ending = false;
+    let complains = |line: &&str| {
+        // A log may tell of several starts.
+        ending = (ending && !line.contains("Status: Running")) || line.contains("caught ENVOY_SIGTERM");
+        severity(line).is_some() && !known(line) && !(ending && line.contains(ENDING))
+    };
+    log.lines().filter(complains).collect()
 }
 
 /// The access log lines of one listener, such as `egress/tcp/80`.
@@ -76,6 +85,15 @@ egress/tcp/8080 100.64.0.1 sent=13
             complaints(LOG, &["unreachable".into()]),
             ["2026-01-01T00:00:00Z  WARN nexd: Envoy ended"]
         );
+    }
+
+    #[test]
+    fn the_end_of_the_xds_stream_is_right_only_at_the_end() {
+        let end = "2026-01-01T00:00:00Z  WARN envoy: [main] caught ENVOY_SIGTERM\n";
+        let closed = format!("2026-01-01T00:00:00Z  WARN envoy: [config] {ENDING}: 13\n");
+        assert_eq!(complaints(&format!("{end}{closed}"), &[]).len(), 0);
+        assert_eq!(complaints(&format!("{closed}{end}"), &[]).len(), 1);
+        assert_eq!(complaints(&format!("{end} INFO Status: Running\n{closed}"), &[]).len(), 1);
     }
 
     #[test]
