@@ -139,9 +139,10 @@ impl Interest {
     }
 }
 
-/// At most [`MAX_DETAIL`] bytes of a client's text.
+/// At most [`MAX_DETAIL`] bytes of a client's text, which ends with a newline or does not.
 fn truncated(mut detail: String) -> String {
     detail.truncate(detail.floor_char_boundary(MAX_DETAIL));
+    detail.truncate(detail.trim_end().len());
     detail
 }
 

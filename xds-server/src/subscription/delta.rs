@@ -249,11 +249,9 @@ impl Delta {
 impl Observe for Delta {
     fn verdict(&self, name: &ResourceName, version: Option<Version>) -> Verdict {
         let Type { asked, ledger, .. } = &self.types[name.kind as usize];
-        if !asked && name.kind.is_full_state() {
-            // The client may have it from an earlier stream.
-            return Verdict::Pending;
-        }
-        ledger.verdict(&name.name, version)
+        // Before the client has said what it has, it may have anything from an earlier stream.
+        let unknown = version.is_none() && name.kind.is_full_state() && !asked;
+        if unknown { Verdict::Pending } else { ledger.verdict(&name.name, version) }
     }
 
     fn rejections(&self) -> Vec<Rejection> {

@@ -41,6 +41,8 @@ struct Type {
     named: bool,
     interest: Interest,
     ledger: Ledger,
+    /// Whether a response has been answered: before, the client may have anything from an earlier stream.
+    answered: bool,
     /// Clusters and listeners only: the latest response.
     told: BTreeMap<String, Arc<Resource>>,
     /// Clusters and listeners only: the version of the latest response.
@@ -71,7 +73,11 @@ impl Subscription for StateOfTheWorld {
         // The first request of a stream may carry the nonce of an earlier one.
         let nonce = if is_first { "" } else { request.response_nonce.as_str() };
         let rejection = match self.types[kind as usize].ledger.answer(nonce, request.error_detail.is_some()) {
-            Answer::None | Answer::Accepted => None,
+            Answer::None => None,
+            Answer::Accepted => {
+                self.types[kind as usize].answered = true;
+                None
+            }
             Answer::Stale => {
                 self.counters.stale_nonce += 1;
                 None
@@ -149,7 +155,7 @@ impl StateOfTheWorld {
         removed: &[String],
         detail: String,
     ) -> Option<Rejection> {
-        let Type { interest, ledger, told, .. } = &mut self.types[kind as usize];
+        let Type { interest, ledger, told, answered, .. } = &mut self.types[kind as usize];
         if !kind.is_full_state() {
             if size > 1 {
                 let snapshot = self.snapshot.as_ref();
@@ -173,6 +179,7 @@ impl StateOfTheWorld {
                 ledger.judge(&name, Verdict::Accepted);
             }
             ledger.removed(removed);
+            *answered = true;
         }
         for name in &culprits {
             ledger.judge(name, Verdict::Rejected(detail.clone()));
@@ -280,12 +287,9 @@ impl StateOfTheWorld {
 
 impl Observe for StateOfTheWorld {
     fn verdict(&self, name: &ResourceName, version: Option<Version>) -> Verdict {
-        let Type { ledger, version: sent, .. } = &self.types[name.kind as usize];
-        if name.kind.is_full_state() && sent.is_none() {
-            // The client may have it from an earlier stream.
-            return Verdict::Pending;
-        }
-        ledger.verdict(&name.name, version)
+        let Type { ledger, answered, .. } = &self.types[name.kind as usize];
+        let unknown = version.is_none() && name.kind.is_full_state() && !answered;
+        if unknown { Verdict::Pending } else { ledger.verdict(&name.name, version) }
     }
 
     fn rejections(&self) -> Vec<Rejection> {

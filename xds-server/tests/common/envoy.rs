@@ -2,11 +2,15 @@
 
 use std::{
     env, fs,
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The Envoy binary of `ENVOY_BIN`; without it says that the test is skipped.
 pub fn binary(test: &str) -> Option<PathBuf> {
@@ -36,4 +40,110 @@ pub fn validate(binary: &Path, bootstrap: &Value) -> Result<(), String> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     // A warning, of a deprecated field for example, is a failure too.
     if output.status.success() && said.is_empty() { Ok(()) } else { Err(said) }
+}
+
+/// An Envoy that gets everything from the ADS server at `<directory>/ads.sock`.
+pub struct Envoy {
+    process: Child,
+    directory: PathBuf,
+}
+
+impl Envoy {
+    pub fn start(binary: &Path, directory: &Path, delta: bool) -> Self {
+        let bootstrap = directory.join("bootstrap.json");
+        fs::write(&bootstrap, serde_json::to_vec_pretty(&with_ads(directory, delta)).unwrap()).unwrap();
+        let log = fs::File::create(directory.join("envoy.log")).unwrap();
+        let process = Command::new(binary)
+            .arg("-c")
+            .arg(&bootstrap)
+            .args(["--disable-hot-restart", "--drain-time-s", "1", "--drain-strategy", "immediate"])
+            .args(["--log-level", "warning", "--concurrency", "2"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { process, directory: directory.to_owned() }
+    }
+
+    /// What Envoy has logged: warnings and errors.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("envoy.log")).unwrap()
+    }
+
+    /// The answer of Envoy's admin interface, headers and all.
+    pub fn admin(&self, path: &str) -> String {
+        let mut stream = UnixStream::connect(self.directory.join("admin.sock")).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: envoy\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// A counter or gauge.
+    pub fn stat(&self, name: &str) -> u64 {
+        let answer = self.admin(&format!("/stats?filter=^{}$", name.replace('.', "\\.")));
+        let prefix = format!("{name}: ");
+        let value = answer.lines().find_map(|line| line.strip_prefix(&prefix));
+        value.unwrap_or_else(|| panic!("no {name} in {answer}")).parse().unwrap()
+    }
+
+    /// Waits until something holds; Envoy opens a listener a moment after it has accepted it.
+    pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !holds() {
+            assert!(start.elapsed() < Duration::from_secs(10), "not {what} in time\n{}", self.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        // An error means that it has ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn with_ads(directory: &Path, delta: bool) -> Value {
+    let pipe = |name: &str| json!({"pipe": {"path": directory.join(name), "mode": 0o600}});
+    let ads = json!({"ads": {}, "resource_api_version": "V3"});
+    json!({
+        "node": {"id": "test", "cluster": "test"},
+        "admin": {"address": pipe("admin.sock")},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": if delta { "DELTA_GRPC" } else { "GRPC" },
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": true,
+                "grpc_services": [{"envoy_grpc": {"cluster_name": "ads"}}],
+            },
+            "cds_config": ads,
+            "lds_config": ads,
+        },
+        "static_resources": {"clusters": [{
+            "name": "ads",
+            "connect_timeout": "1s",
+            "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }},
+            "load_assignment": {
+                "cluster_name": "ads",
+                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": pipe("ads.sock")}}]}],
+            },
+        }]},
+        "bootstrap_extensions": [{
+            "name": "envoy.bootstrap.internal_listener",
+            "typed_config": {"@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"},
+        }],
+        "overload_manager": {"resource_monitors": [{
+            "name": "envoy.resource_monitors.global_downstream_max_connections",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                "max_active_downstream_connections": 10_000,
+            },
+        }]},
+    })
 }

@@ -19,6 +19,7 @@ use xds_server::{
 };
 
 pub mod envoy;
+pub mod plain;
 
 /// A rule set from `("egress", "tcp:80:…")` pairs.
 pub fn rule_set(rules: &[(&str, &str)]) -> RuleSet {

@@ -87,6 +87,20 @@ fn nothing_is_sent_before_the_first_snapshot() {
 }
 
 #[test]
+fn what_is_gone_is_known_only_when_the_client_has_answered() {
+    let gone = |client: &Client| verdict(&client.stream, &Snapshot::default(), LDS, "gone");
+    let mut client = Client::default();
+    assert_eq!(gone(&client), Verdict::Pending);
+    client.subscribe(LDS, &[]);
+    client.stream.handle_snapshot(Snapshot::default());
+    assert_eq!(gone(&client), Verdict::Pending);
+    let nonce = client.expect(LDS, &[]);
+    assert_eq!(gone(&client), Verdict::Pending);
+    client.request(LDS, &nonce, None);
+    assert_eq!(gone(&client), Verdict::Accepted);
+}
+
+#[test]
 fn the_same_content_is_not_sent_again() {
     let mut client = settled();
     client.stream.handle_snapshot(rules(&["a", "b"], "1"));
@@ -159,8 +173,8 @@ fn a_rejection_is_recorded_and_not_answered_until_the_content_changes() {
     let bad = snapshot(&[(LDS, "a", "1"), (LDS, "b", "bad"), (LDS, "b2", "1"), (LDS, "c", "bad")]);
     client.stream.handle_snapshot(bad.clone());
     let nonce = client.expect(LDS, &[("a", "1"), ("b", "bad"), ("b2", "1"), ("c", "bad")]);
-    let text = "Error adding/updating listener(s) b: no, 'a' and b2 are fine\nc: neither\n";
-    let rejection = client.request(LDS, &nonce, error(text)).unwrap();
+    let text = "Error adding/updating listener(s) b: no, 'a' and b2 are fine\nc: neither";
+    let rejection = client.request(LDS, &nonce, error(&format!("{text}\n"))).unwrap();
     let names = vec!["b".to_owned(), "c".to_owned()];
     assert_eq!(rejection, Rejection { kind: LDS, names, detail: text.to_owned() });
     assert_eq!(verdict(&client.stream, &bad, LDS, "a"), Verdict::Accepted);

@@ -1,0 +1,422 @@
+//! A real Envoy that gets its configuration from this server, over kernel sockets in place of the tunnel. Every case
+//! runs with both protocols.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
+
+mod common;
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{
+    envoy::{self, Envoy},
+    plain::plain,
+};
+use tempfile::TempDir;
+use tokio::{net::UnixListener, runtime::Runtime, sync::oneshot, task::JoinHandle};
+use xds_server::{
+    ads::{Ads, ApplyError, ServeError},
+    rules::{Direction, RuleKey, RuleSet, Source},
+    snapshot::{ResourceName, ResourceType},
+    translate::{AccessLog, Settings, resource_names, translate},
+};
+
+/// A server, its Envoy, and the rules.
+struct Rig {
+    runtime: Runtime,
+    ads: Ads,
+    serving: Option<(oneshot::Sender<()>, JoinHandle<Result<(), ServeError>>)>,
+    rules: RuleSet,
+    settings: Settings,
+    envoy: Envoy,
+    directory: TempDir,
+    protocol: &'static str,
+}
+
+impl Rig {
+    fn start(binary: &Path, delta: bool) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            runtime_dir: directory.path().to_owned(),
+            access_log: AccessLog::File(directory.path().join("access.log")),
+            connect_timeout: Duration::from_secs(1),
+            ipv6: xds_server::translate::host_has_ipv6(),
+            ..Settings::default()
+        };
+        let mut rig = Self {
+            runtime: Runtime::new().unwrap(),
+            ads: Ads::new(),
+            serving: None,
+            rules: RuleSet::new(),
+            settings,
+            envoy: Envoy::start(binary, directory.path(), delta),
+            directory,
+            protocol: if delta { "delta" } else { "state of the world" },
+        };
+        rig.serve();
+        rig
+    }
+
+    fn serve(&mut self) {
+        let _in_runtime = self.runtime.enter();
+        let socket = self.directory.path().join("ads.sock");
+        let _ = fs::remove_file(&socket);
+        let listener = UnixListener::bind(socket).unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async move {
+            let _ = stopped.await;
+        };
+        let task = self.runtime.spawn(self.ads.clone().serve(listener, shutdown));
+        self.serving = Some((stop, task));
+    }
+
+    fn stop_serving(&mut self) {
+        let (stop, task) = self.serving.take().unwrap();
+        stop.send(()).unwrap();
+        self.runtime.block_on(task).unwrap().unwrap();
+    }
+
+    fn add(&mut self, direction: Direction, rule: &str) {
+        self.rules.add(direction, rule.parse().unwrap(), Source::Flag).unwrap();
+    }
+
+    fn remove(&mut self, direction: Direction, rule: &str) {
+        self.rules.remove(direction, &rule.parse().unwrap()).unwrap();
+    }
+
+    fn publish(&self) {
+        self.ads.publish(plain(&translate(&self.rules, &self.settings).unwrap()));
+    }
+
+    /// Publishes the rules and waits for what becomes of the resources of one key.
+    fn apply(&self, key: &str) -> Result<(), ApplyError> {
+        let (direction, port) = key.split_once("/tcp/").unwrap();
+        let direction = if direction == "egress" { Direction::Egress } else { Direction::Ingress };
+        let key =
+            RuleKey { direction, protocol: xds_server::rules::Protocol::Tcp, port: port.parse().unwrap() };
+        self.publish();
+        let start = Instant::now();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        let outcome = self.runtime.block_on(self.ads.applied(&resource_names(key), deadline));
+        eprintln!("{}: {key} {outcome:?} after {:?}", self.protocol, start.elapsed());
+        outcome
+    }
+
+    fn ingress_socket(&self, port: u16) -> PathBuf {
+        self.directory.path().join(format!("ingress-tcp-{port}.sock"))
+    }
+
+    fn access_log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("access.log")).unwrap_or_default()
+    }
+
+    fn connect(&self, port: u16) -> TcpStream {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        self.envoy.until("listening", || TcpStream::connect(address).is_ok());
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    /// Envoy has said nothing at warning level but this.
+    fn assert_log(&self, expected: &[&str]) {
+        let log = self.envoy.log();
+        let unexpected: Vec<_> = log
+            .lines()
+            .filter(|line| !line.is_empty() && !expected.iter().any(|known| line.contains(known)))
+            .collect();
+        assert!(unexpected.is_empty(), "{unexpected:#?}");
+    }
+}
+
+/// Runs a case with both protocols.
+fn with_both(test: &str, case: impl Fn(Rig)) {
+    let Some(binary) = envoy::binary(test) else { return };
+    for delta in [false, true] {
+        case(Rig::start(&binary, delta));
+    }
+}
+
+/// A server that answers every connection with its name and then echoes.
+fn echo_server(name: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                let _ = stream.write_all(name.as_bytes());
+                let mut buffer = [0; 1024];
+                while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                    let _ = stream.write_all(&buffer[..length]);
+                }
+            });
+        }
+    });
+    port
+}
+
+/// A port that nobody listens on.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn read(stream: &mut impl std::io::Read, length: usize) -> String {
+    let mut text = vec![0; length];
+    stream.read_exact(&mut text).unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+fn echo(stream: &mut (impl std::io::Read + std::io::Write), text: &str) {
+    stream.write_all(text.as_bytes()).unwrap();
+    assert_eq!(read(stream, text.len()), text);
+}
+
+#[test]
+fn rules_come_and_go_while_connections_stay() {
+    with_both("rules_come_and_go_while_connections_stay", |mut rig| {
+        let (one, two) = (echo_server("one"), echo_server("two"));
+        let (port, other) = (free_port(), free_port());
+        let (first, second) = (format!("tcp:{port}:127.0.0.1:{one}"), format!("tcp:{port}:127.0.0.1:{two}"));
+        let name = format!("egress/tcp/{port}");
+
+        rig.add(Direction::Egress, &first);
+        rig.apply(&name).unwrap();
+        let mut old = rig.connect(port);
+        assert_eq!(read(&mut old, 3), "one");
+
+        // A second destination: no listener and no cluster is touched.
+        rig.add(Direction::Egress, &second);
+        rig.apply(&name).unwrap();
+        let names: Vec<_> = (0..4).map(|_| read(&mut rig.connect(port), 3)).collect();
+        assert!(names.contains(&"one".to_owned()) && names.contains(&"two".to_owned()), "{names:?}");
+
+        // Another rule beside it.
+        rig.add(Direction::Ingress, &format!("tcp:{other}:127.0.0.1:{two}"));
+        rig.apply(&format!("ingress/tcp/{other}")).unwrap();
+
+        // The first destination goes; its connection lives on, longer than Envoy drains anything.
+        rig.remove(Direction::Egress, &first);
+        rig.apply(&name).unwrap();
+        thread::sleep(Duration::from_millis(1500));
+        echo(&mut old, "still here");
+        let names: Vec<_> = (0..4).map(|_| read(&mut rig.connect(port), 3)).collect();
+        assert_eq!(names, ["two"; 4]);
+        for modified in ["listener_manager.listener_modified", "cluster_manager.cluster_modified"] {
+            assert_eq!(rig.envoy.stat(modified), 0, "{modified}");
+        }
+        assert_eq!(rig.envoy.stat("listener_manager.listener_in_place_updated"), 0);
+
+        // The last destination goes, and with it the listener.
+        rig.remove(Direction::Egress, &second);
+        rig.apply(&name).unwrap();
+        rig.envoy.until("closed", || TcpStream::connect(("127.0.0.1", port)).is_err());
+        assert_eq!(rig.envoy.stat("cluster_manager.cluster_removed"), 1);
+        assert_eq!(rig.ads.status().last_nack, None);
+        rig.assert_log(&[]);
+    });
+}
+
+#[test]
+fn a_port_in_use_is_told_and_keeps_nothing_else_out() {
+    with_both("a_port_in_use_is_told_and_keeps_nothing_else_out", |mut rig| {
+        let server = echo_server("one");
+        let blocker = TcpListener::bind("0.0.0.0:0").unwrap();
+        let (taken, port) = (blocker.local_addr().unwrap().port(), free_port());
+        rig.add(Direction::Egress, &format!("tcp:{taken}:127.0.0.1:{server}"));
+        rig.add(Direction::Egress, &format!("tcp:{port}:127.0.0.1:{server}"));
+        let error = rig.apply(&format!("egress/tcp/{taken}")).unwrap_err();
+        let ApplyError::Nacked { resource, detail } = &error else { panic!("{error}") };
+        eprintln!("{}: {detail}", rig.protocol);
+        assert_eq!(resource, &format!("listener egress/tcp/{taken}"));
+        assert!(detail.contains("cannot bind") && detail.contains("Address already in use"), "{detail}");
+        rig.apply(&format!("egress/tcp/{port}")).unwrap();
+        assert_eq!(read(&mut rig.connect(port), 3), "one");
+        let nack = rig.ads.status().last_nack.unwrap();
+        assert_eq!((nack.resource, nack.detail), (resource.clone(), detail.clone()));
+
+        // It is asked once: Envoy's counter of rejections does not run.
+        let rejected = rig.envoy.stat("listener_manager.lds.update_rejected");
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!(rig.envoy.stat("listener_manager.lds.update_rejected"), rejected);
+        eprintln!("{}: {rejected} rejected responses", rig.protocol);
+
+        // Who made the change takes it back, and tries again when the port is free.
+        rig.remove(Direction::Egress, &format!("tcp:{taken}:127.0.0.1:{server}"));
+        rig.apply(&format!("egress/tcp/{taken}")).unwrap();
+        assert_eq!(rig.ads.status().last_nack, None);
+        drop(blocker);
+        rig.add(Direction::Egress, &format!("tcp:{taken}:127.0.0.1:{server}"));
+        rig.apply(&format!("egress/tcp/{taken}")).unwrap();
+        assert_eq!(read(&mut rig.connect(taken), 3), "one");
+        rig.assert_log(&["cannot bind", "config rejected", "Error adding/updating"]);
+    });
+}
+
+#[test]
+fn a_bad_destination_is_told_and_keeps_nothing_else_out() {
+    with_both("a_bad_destination_is_told_and_keeps_nothing_else_out", |mut rig| {
+        let server = echo_server("one");
+        // Envoy takes a zone only of an interface that exists.
+        rig.add(Direction::Ingress, "tcp:1:[fe80::1%nosuchif]:80");
+        rig.add(Direction::Ingress, &format!("tcp:2:127.0.0.1:{server}"));
+        rig.add(Direction::Ingress, &format!("tcp:3:127.0.0.1:{server}"));
+        let error = rig.apply("ingress/tcp/1").unwrap_err();
+        let ApplyError::Nacked { resource, detail } = &error else { panic!("{error}") };
+        eprintln!("{}: {detail}", rig.protocol);
+        assert_eq!(resource, "endpoints ingress/tcp/1");
+        assert!(detail.contains("malformed IP address: fe80::1%nosuchif"), "{detail}");
+        rig.apply("ingress/tcp/2").unwrap();
+        rig.apply("ingress/tcp/3").unwrap();
+        assert_eq!(read(&mut ingress(&rig, 2), 3), "one");
+        rig.assert_log(&["malformed IP address"]);
+    });
+}
+
+/// A connection as the module makes it: with a PROXY header that names the overlay peer.
+fn ingress(rig: &Rig, port: u16) -> UnixStream {
+    let socket = rig.ingress_socket(port);
+    rig.envoy.until("listening", || UnixStream::connect(&socket).is_ok());
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend([100, 64, 0, 2, 100, 64, 0, 1]);
+    header.extend(40_000_u16.to_be_bytes());
+    header.extend(port.to_be_bytes());
+    stream.write_all(&header).unwrap();
+    stream
+}
+
+#[test]
+fn ingress_by_address_and_by_name_and_the_access_log() {
+    with_both("ingress_by_address_and_by_name_and_the_access_log", |mut rig| {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let server = echo_server("one");
+        let egress = free_port();
+        rig.add(Direction::Ingress, &format!("tcp:443:127.0.0.1:{server}"));
+        rig.add(Direction::Ingress, &format!("tcp:444:localhost:{server}"));
+        rig.add(Direction::Egress, &format!("tcp:{egress}:127.0.0.1:{}", free_port()));
+        for key in
+            ["ingress/tcp/443".to_owned(), "ingress/tcp/444".to_owned(), format!("egress/tcp/{egress}")]
+        {
+            rig.apply(&key).unwrap();
+        }
+        for port in [443, 444] {
+            let mut stream = ingress(&rig, port);
+            assert_eq!(read(&mut stream, 3), "one");
+            echo(&mut stream, "hello");
+            let mode = fs::metadata(rig.ingress_socket(port)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+        assert_eq!(rig.connect(egress).read(&mut [0]).unwrap_or(0), 0);
+
+        // Envoy writes its files when it has enough, or after a while. The first connections only looked for a listener.
+        let log_of = |key: &str, what: &str| {
+            let is_it = |line: &&str| line.contains(&format!(" {key} ")) && line.contains(what);
+            rig.envoy.until("logged", || rig.access_log().lines().any(|line| is_it(&line)));
+            let log = rig.access_log();
+            let line = log.lines().find(is_it).unwrap();
+            eprintln!("{}: {line}", rig.protocol);
+            line.to_owned()
+        };
+        let line = log_of("ingress/tcp/443", "from_client=5");
+        let expected = format!(
+            " ingress/tcp/443 client=100.64.0.2:40000 local=100.64.0.1:443 destination=127.0.0.1:{server} \
+             attempts=1 from_client=5 to_client=8 duration_ms="
+        );
+        assert!(line.contains(&expected), "{line}");
+        assert!(line.ends_with(" flags=- reason=\"-\""), "{line}");
+        let line = log_of("ingress/tcp/444", "from_client=5");
+        assert!(line.contains(" to_client=8 "), "{line}");
+        let line = log_of(&format!("egress/tcp/{egress}"), "");
+        assert!(line.contains(" attempts=1 from_client=0 to_client=0 "), "{line}");
+        assert!(line.contains(" flags=UF,URX reason=\""), "{line}");
+        rig.assert_log(&[]);
+    });
+}
+
+#[test]
+fn a_server_that_restarts_changes_nothing() {
+    with_both("a_server_that_restarts_changes_nothing", |mut rig| {
+        let server = echo_server("one");
+        let port = free_port();
+        rig.add(Direction::Egress, &format!("tcp:{port}:127.0.0.1:{server}"));
+        rig.add(Direction::Ingress, &format!("tcp:1:127.0.0.1:{server}"));
+        rig.apply(&format!("egress/tcp/{port}")).unwrap();
+        rig.apply("ingress/tcp/1").unwrap();
+        let mut old = rig.connect(port);
+        assert_eq!(read(&mut old, 3), "one");
+
+        rig.stop_serving();
+        echo(&mut old, "no server");
+        // A new server that knows nothing leaves Envoy as it is; when it knows, only the difference counts.
+        rig.ads = Ads::new();
+        rig.serve();
+        rig.envoy.until("connected", || rig.ads.status().connected == 1);
+        echo(&mut old, "a server without rules");
+        rig.remove(Direction::Ingress, &format!("tcp:1:127.0.0.1:{server}"));
+        rig.apply("ingress/tcp/1").unwrap();
+        rig.apply(&format!("egress/tcp/{port}")).unwrap();
+        rig.envoy.until("closed", || UnixStream::connect(rig.ingress_socket(1)).is_err());
+        echo(&mut old, "a server with rules");
+        assert_eq!(rig.envoy.stat("listener_manager.listener_modified"), 0);
+        assert_eq!(rig.envoy.stat("cluster_manager.cluster_modified"), 0);
+        assert_eq!(rig.envoy.stat("listener_manager.listener_added"), 2);
+        rig.assert_log(&[
+            "DeltaAggregatedResources gRPC config stream",
+            "StreamAggregatedResources gRPC config stream",
+        ]);
+    });
+}
+
+/// Two of three destinations refuse, and many clients come at once, before Envoy has met any of them.
+#[test]
+fn dead_destinations_are_passed_over() {
+    with_both("dead_destinations_are_passed_over", |mut rig| {
+        let server = echo_server("one");
+        let ports: Vec<u16> = (0..20).map(|_| free_port()).collect();
+        for port in &ports {
+            for destination in [free_port(), server, free_port()] {
+                rig.add(Direction::Egress, &format!("tcp:{port}:127.0.0.1:{destination}"));
+            }
+        }
+        rig.publish();
+        let names: Vec<_> = ports
+            .iter()
+            .flat_map(|port| {
+                ResourceType::ALL.map(|kind| ResourceName::new(kind, format!("egress/tcp/{port}")))
+            })
+            .collect();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        rig.runtime.block_on(rig.ads.applied(&names, deadline)).unwrap();
+        let stat = format!("listener_manager.total_listeners_active");
+        rig.envoy.until("listening", || rig.envoy.stat(&stat) == ports.len() as u64);
+        for port in &ports {
+            let clients: Vec<_> = (0..32)
+                .map(|_| {
+                    let port = *port;
+                    thread::spawn(move || {
+                        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                        let mut name = [0; 3];
+                        stream.read_exact(&mut name).map(|()| name)
+                    })
+                })
+                .collect();
+            for client in clients {
+                assert_eq!(client.join().unwrap().unwrap(), *b"one");
+            }
+        }
+        let attempts = |port: u16, name: &str| rig.envoy.stat(&format!("cluster.egress/tcp/{port}.{name}"));
+        let most = ports.iter().map(|port| attempts(*port, "upstream_cx_connect_fail")).max().unwrap();
+        eprintln!("{}: at most {most} failed attempts of 32 clients", rig.protocol);
+        rig.assert_log(&[]);
+    });
+}
