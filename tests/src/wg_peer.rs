@@ -48,6 +48,11 @@ impl WgPeer {
         WgPeer { interface, _process: process, _directory: directory }
     }
 
+    /// Sends and receives on another UDP port from here on.
+    pub fn move_to_port(&self, namespace: &Namespace, port: u16) {
+        run_ok(namespace.command("wg").args(["set", &self.interface, "listen-port", &port.to_string()]));
+    }
+
     /// What `wg show` says, such as for `latest-handshakes`.
     pub fn show(&self, namespace: &Namespace, what: &str) -> String {
         run_ok(namespace.command("wg").args(["show", &self.interface, what]))
