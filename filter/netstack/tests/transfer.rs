@@ -65,6 +65,25 @@ fn four_mebibytes_each_way_over_a_bad_wire() {
     both_ways(Link { loss: 200, reorder: 500, duplicate: 200, ..Link::default() }, secs(6000));
 }
 
+/// An echo that reads only what it can send back fills both directions to the brim, and a lossy wire leaves each end with
+/// segments that the other has no room for.
+#[test]
+fn an_echo_with_both_directions_full_never_stalls() {
+    for seed in 1..20 {
+        let link = Link { loss: 5, reorder: 50, ..Link::default() };
+        let mut world = World::pair(&Pair { link, seed, ..Pair::default() });
+        world.serve(80, App { echo_limit: 300_000, ..App::echo() });
+        let size = 8 << 20;
+        let flow = world.connect(80, App::sending(pattern(size, seed)));
+        assert!(
+            world.run_until(secs(120), |world| world.app(0, flow).is_done()),
+            "seed {seed}: {} of {size}",
+            world.app(0, flow).received.len()
+        );
+        assert!(world.app(0, flow).received == pattern(size, seed));
+    }
+}
+
 #[test]
 fn half_close_by_the_client_then_the_reply() {
     let mut world = World::simple();

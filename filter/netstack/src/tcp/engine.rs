@@ -152,6 +152,7 @@ impl Engine {
             segment::set_window(&mut opened, 1);
         }
         let bytes = if opened.is_empty() { packet.bytes } else { &opened };
+        self.take_acknowledgement(shared, now, packet, segment, reply);
         let mut port = Port { rx: Some(bytes), tx: Some(reply), mtu: shared.mtu };
         shared.interface.poll_ingress_single(smol(now), &mut port, &mut self.set);
         self.window_closed = segment.window == 0;
@@ -165,6 +166,40 @@ impl Engine {
             State::CloseWait | State::LastAck | State::Closing | State::TimeWait
         );
         self.finish_if_open();
+    }
+
+    /// Has smoltcp take the acknowledgement of a segment whose sequence numbers it is going to refuse.
+    ///
+    /// smoltcp drops such a segment whole. RFC 9293 (section 3.10.7.4) asks for as much, but smoltcp also takes its
+    /// window back: the edge it announces is rounded down to the window scale, every time anew. So a peer that has
+    /// filled the window stands a few bytes beyond it, each of its segments is refused, and when both directions are
+    /// full neither end learns of an acknowledgement again. Like Linux, this takes what lies within a window's
+    /// distance.
+    fn take_acknowledgement(
+        &mut self,
+        shared: &mut Shared,
+        now: Instant,
+        packet: &Packet<'_>,
+        segment: &Segment,
+        reply: &mut Vec<u8>,
+    ) {
+        let expected = self.rcv_nxt();
+        let distance = segment.seq.wrapping_sub(expected).cast_signed();
+        let reach = i32::try_from(self.socket().recv_capacity()).unwrap_or(i32::MAX);
+        // A keepalive probe stands one before what is expected, and wants its answer.
+        let refused = distance < -1 || distance > 0;
+        if self.phase() != Phase::Open || !refused || distance.abs() > reach || !segment.is_plain() {
+            return;
+        }
+        // With a payload it is no duplicate acknowledgement (RFC 5681, section 2), so only news is taken.
+        let acknowledged = Self::stream_end(self.iss, self.enqueued - self.unacknowledged() as u64);
+        let news = is_after(segment.ack, acknowledged) || (self.window_closed && segment.window > 0);
+        if segment.payload_len > 0 && !news {
+            return;
+        }
+        let acknowledgement = segment::acknowledgement_in(packet, segment, expected);
+        let mut port = Port { rx: Some(&acknowledgement), tx: Some(reply), mtu: shared.mtu };
+        shared.interface.poll_ingress_single(smol(now), &mut port, &mut self.set);
     }
 
     /// Whether the payload lies within the receive buffer. smoltcp would panic otherwise, until it has sent a window

@@ -66,9 +66,14 @@ impl Segment {
         self.flags & (SYN | RST | ACK | FIN) == SYN
     }
 
+    /// An acknowledgement, with or without bytes.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.flags & (SYN | RST | ACK | FIN) == ACK
+    }
+
     /// An acknowledgement and nothing else.
     pub(crate) fn is_bare_ack(&self) -> bool {
-        self.payload_len == 0 && self.flags & (SYN | RST | ACK | FIN) == ACK
+        self.payload_len == 0 && self.is_plain()
     }
 
     /// The sequence number after this segment: SYN and FIN count as one byte each.
@@ -92,6 +97,15 @@ pub(crate) fn reset(packet: &Packet<'_>, segment: &Segment) -> Vec<u8> {
 /// An empty acknowledgement.
 pub(crate) fn acknowledgement(tuple: Tuple, seq: u32, ack: u32) -> Vec<u8> {
     bare(tuple, seq, ack, ACK, u16::MAX)
+}
+
+/// The acknowledgement in a received segment, as an empty one at `seq`.
+pub(crate) fn acknowledgement_in(packet: &Packet<'_>, segment: &Segment, seq: u32) -> Vec<u8> {
+    let sender = Tuple {
+        local: SocketAddr::new(packet.source, segment.source_port),
+        remote: SocketAddr::new(packet.destination, segment.destination_port),
+    };
+    bare(sender, seq, segment.ack, ACK, segment.window)
 }
 
 /// Changes the sequence number of the segment in a whole IP packet.

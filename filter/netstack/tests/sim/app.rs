@@ -10,6 +10,8 @@ pub struct App {
     pub finish: bool,
     /// Send back what comes, and finish when the peer does.
     pub echo: bool,
+    /// An echo that reads only while it holds less than this many bytes to send back; 0 is no limit.
+    pub echo_limit: usize,
     /// Start sending only when the peer has finished.
     pub reply_after_finish: bool,
     /// Do not read.
@@ -45,8 +47,23 @@ impl App {
     }
 
     pub fn pump(&mut self, stack: &mut Netstack, now: Instant, flow: FlowId) {
+        loop {
+            let before = (self.received.len(), self.sent);
+            self.pump_once(stack, now, flow);
+            // What was sent back makes room for reading.
+            if self.echo_limit == 0 || before == (self.received.len(), self.sent) {
+                break;
+            }
+        }
+    }
+
+    fn is_echo_full(&self) -> bool {
+        self.echo_limit > 0 && self.send.len() - self.sent >= self.echo_limit
+    }
+
+    fn pump_once(&mut self, stack: &mut Netstack, now: Instant, flow: FlowId) {
         let mut buffer = vec![0; if self.chunk == 0 { 65_536 } else { self.chunk }];
-        while !self.deaf {
+        while !self.deaf && !self.is_echo_full() {
             let available = stack.recv_available(flow);
             let len = stack.recv(now, flow, &mut buffer);
             assert_eq!(len, available.min(buffer.len()));
