@@ -32,6 +32,8 @@ pub struct Delta {
 struct Type {
     /// Whether the client has asked for this type on this stream.
     asked: bool,
+    /// It waits for a first response, be it an empty one: Envoy is not ready before it has all listeners and clusters.
+    first_is_due: bool,
     interest: Interest,
     ledger: Ledger,
 }
@@ -133,9 +135,10 @@ impl Delta {
         kind: ResourceType,
         request: DeltaDiscoveryRequest,
     ) -> Result<(), Violation> {
-        let Type { asked, interest, ledger } = &mut self.types[kind as usize];
+        let Type { asked, first_is_due, interest, ledger } = &mut self.types[kind as usize];
         let snapshot = self.snapshot.as_ref();
         let first = !std::mem::replace(asked, true);
+        *first_is_due |= first && kind.is_full_state();
         let claims = if first { request.initial_resource_versions.len() } else { 0 };
         if interest.names.len().max(claims) + request.resource_names_subscribe.len() > MAX_NAMES {
             return Err(Violation::TooManyNames);
@@ -191,7 +194,7 @@ impl Delta {
         let ledger = |kind| &self.types[kind as usize].ledger;
         let (Step::Update(kind) | Step::Remove(kind)) = step;
         let has_something = match step {
-            Step::Update(_) => ledger(kind).has_updates(),
+            Step::Update(_) => ledger(kind).has_updates() || self.types[kind as usize].first_is_due,
             Step::Remove(_) => ledger(kind).has_removals(),
         };
         let clusters = ledger(ResourceType::Cluster);
@@ -211,7 +214,8 @@ impl Delta {
     }
 
     fn update(&mut self, kind: ResourceType) -> DeltaDiscoveryResponse {
-        let Type { interest, ledger, .. } = &mut self.types[kind as usize];
+        let Type { first_is_due, interest, ledger, .. } = &mut self.types[kind as usize];
+        *first_is_due = false;
         let snapshot = self.snapshot.as_ref();
         let resources = ledger.send_updates(self.nonce, |name| wanted(snapshot, interest, kind, name));
         if kind == ResourceType::Cluster {

@@ -364,3 +364,17 @@ fn names_are_bounded() {
     let claim = DeltaDiscoveryRequest { initial_resource_versions: claims, ..request(CDS) };
     assert_eq!(stream.handle_request(claim), Err(Violation::TooManyNames));
 }
+
+#[test]
+fn who_asks_for_all_and_there_is_nothing_is_told_so_once() {
+    let mut client = Client::default();
+    client.stream.handle_snapshot(Snapshot::default());
+    client.subscribe(CDS, &[]);
+    let nonce = client.expect(CDS, &[], &[]);
+    client.answer(CDS, &nonce, None);
+    client.subscribe(LDS, &[]);
+    let nonce = client.expect(LDS, &[], &[]);
+    client.answer(LDS, &nonce, None);
+    client.subscribe(EDS, &["egress/tcp/80"]);
+    assert_eq!(client.next(), None);
+}
