@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 
 use e2e::{
-    Identity, Node, Server, Tunnel, eventually, free_port, free_ports, http, http_get, ipv6_loopback, need,
-    products,
+    Identity, Node, Server, Tunnel, as_nobody, eventually, free_port, free_ports, http, http_get,
+    ipv6_loopback, need, products,
 };
 
 #[test]
@@ -130,6 +130,21 @@ fn a_node_reaches_its_own_ingress_address_through_its_own_egress() {
     for port in [port_v4, port_v6] {
         assert_eq!(http_get(port).expect("a page"), "in a circle");
     }
+}
+
+#[test]
+fn two_nodes_need_no_privileges() {
+    let products = need!(products());
+    let nobody = need!(as_nobody(&products));
+    let server = Server::local(http("no root anywhere"));
+    let [one, two] = Identity::several();
+    let port = free_port();
+    let ingress = Node::with(&products, &one).peer(&two).ingress(format!("tcp:80:{}", server.address()));
+    let egress = Node::with(&products, &two).peer(&one).egress(format!("tcp:{port}:{}:80", one.v4));
+    let mut nodes = [ingress, egress].map(|node| node.through(nobody.clone()).build());
+    nodes.iter_mut().for_each(Node::launch);
+    nodes.iter_mut().for_each(Node::wait_ready);
+    assert_eq!(http_get(port).expect("a page"), "no root anywhere");
 }
 
 #[test]
