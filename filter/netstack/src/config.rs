@@ -51,6 +51,12 @@ pub struct Limits {
     pub user_timeout: Duration,
     /// A released flow that makes no progress is aborted after this time.
     pub linger: Duration,
+    /// UDP flows, of both directions together.
+    pub max_udp_flows: usize,
+    /// A UDP flow ends when no datagram went either way for this time.
+    pub udp_idle: Duration,
+    /// Bytes of fragments (and of their bookkeeping) that wait for the rest of their packets.
+    pub reassembly_bytes: usize,
 }
 
 impl Default for Limits {
@@ -68,6 +74,9 @@ impl Default for Limits {
             keepalive: Duration::from_secs(60),
             user_timeout: Duration::from_secs(200),
             linger: Duration::from_secs(60),
+            max_udp_flows: 16_384,
+            udp_idle: Duration::from_secs(60),
+            reassembly_bytes: 4 << 20,
         }
     }
 }

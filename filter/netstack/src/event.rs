@@ -1,10 +1,19 @@
 //! What the stack tells its owner.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 /// A handle of one TCP flow. It is never used again for another flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// A handle of one UDP flow: the datagrams between one local and one remote address and port. It is never used again
+/// for another flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UdpFlowId {
     pub(crate) index: u32,
     pub(crate) generation: u32,
 }
@@ -49,6 +58,34 @@ pub enum Event {
         /// Why.
         reason: CloseReason,
     },
+    /// The first datagram from a new remote address and port to a listening UDP port made a flow. `poll_datagram` hands
+    /// out its datagrams only after this was told.
+    UdpIncoming {
+        /// The new flow.
+        flow: UdpFlowId,
+        /// The overlay address and port that was called.
+        local: SocketAddr,
+        /// The caller.
+        remote: SocketAddr,
+    },
+    /// The UDP flow is over and its id is gone, with the datagrams that were not polled yet.
+    UdpClosed {
+        /// The flow.
+        flow: UdpFlowId,
+        /// Why.
+        reason: UdpCloseReason,
+    },
+    /// The answer to a `ping`.
+    Pong {
+        /// Who was asked and has answered.
+        remote: IpAddr,
+        /// The identifier given to `ping`.
+        ident: u16,
+        /// The sequence number given to `ping`.
+        seq: u16,
+        /// The time since `ping` was called; a WireGuard handshake that had to come first is in it.
+        round_trip: Duration,
+    },
 }
 
 /// Why a flow ended.
@@ -66,7 +103,18 @@ pub enum CloseReason {
     Done,
 }
 
-/// Why `connect` made no flow.
+/// Why a UDP flow ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UdpCloseReason {
+    /// No datagram went either way for `Limits::udp_idle`.
+    Idle,
+    /// ICMP destination unreachable (RFC 792 type 3, RFC 4443 type 1) in answer to a datagram of the flow.
+    Unreachable,
+    /// The owner called `udp_release`. No event tells that; the reason is here for owners who log why a flow ended.
+    Released,
+}
+
+/// Why `connect`, `udp_connect` or `ping` failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ConnectError {
     /// No peer has an allowed IP for the destination.
@@ -78,7 +126,7 @@ pub enum ConnectError {
     /// The destination is not a unicast address with a port.
     #[error("the destination is not a unicast address with a port")]
     InvalidDestination,
-    /// `Limits::max_flows` is reached.
+    /// `Limits::max_flows` or `Limits::max_udp_flows` is reached, or too many echo requests wait for their answers.
     #[error("too many flows")]
     TooManyFlows,
     /// `Limits::buffer_bytes` is spent.

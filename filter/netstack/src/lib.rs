@@ -24,7 +24,7 @@ mod timers;
 mod wireguard;
 
 pub use config::{Config, ConfigError, Limits, MAX_MTU, MIN_MTU, PeerConfig};
-pub use event::{CloseReason, ConnectError, Event, FlowId, Transmit};
+pub use event::{CloseReason, ConnectError, Event, FlowId, Transmit, UdpCloseReason, UdpFlowId};
 pub use netstack::Netstack;
 pub use stats::{PeerStatus, Stats};
 pub use time::Instant;

@@ -47,8 +47,10 @@ pub struct Stats {
     pub bad_source: u64,
     /// Dropped: the inner destination is none of our addresses.
     pub not_ours: u64,
-    /// Dropped: a fragment.
+    /// Dropped: a malformed fragment (length, or past the largest packet).
     pub fragment: u64,
+    /// Dropped: a reassembled packet whose transport checksum is wrong: fragments of different packets were mixed.
+    pub bad_checksum: u64,
     /// Dropped: an inner protocol other than TCP, UDP and ICMP, or an ICMP message that concerns nothing here.
     pub unhandled: u64,
     /// Dropped: a bounded queue of outgoing packets was full.
@@ -81,6 +83,48 @@ pub struct Stats {
     /// Flows opened by `accept`.
     pub flows_accepted: u64,
 
+    /// Fragments sent.
+    pub fragments_sent: u64,
+    /// Fragments received.
+    pub fragments_received: u64,
+    /// Packets put together from fragments.
+    pub reassembled: u64,
+    /// Dropped: packets whose missing fragments did not come in time.
+    pub reassembly_timeout: u64,
+    /// Dropped: packets (or single fragments) without room in `reassembly_bytes`, or in too many pieces.
+    pub reassembly_full: u64,
+    /// Dropped: packets whose fragments overlap or contradict each other (RFC 5722).
+    pub reassembly_overlap: u64,
+
+    /// UDP datagrams that reached a flow of ours.
+    pub udp_received: u64,
+    /// UDP datagrams taken by `udp_send`.
+    pub udp_sent: u64,
+    /// UDP flows opened by `udp_connect`.
+    pub udp_flows_connected: u64,
+    /// UDP flows opened by a first datagram to a listening port.
+    pub udp_flows_accepted: u64,
+    /// UDP flows refused because `max_udp_flows` was reached.
+    pub udp_too_many_flows: u64,
+    /// UDP flows that ended because nothing went either way.
+    pub udp_idle: u64,
+    /// UDP flows that ended because of an ICMP message.
+    pub udp_unreachable: u64,
+    /// Dropped: received datagrams, because those before them were not polled.
+    pub udp_receive_full: u64,
+    /// Dropped: received datagrams of flows that ended before they were polled.
+    pub udp_unread: u64,
+    /// Dropped: datagrams given to `udp_send` while too many waited to be sent.
+    pub udp_send_full: u64,
+    /// Dropped: datagrams that waited for a session with their peer and had to make room.
+    pub session_wait_full: u64,
+    /// Dropped: datagrams that waited for a session with their peer that did not come in time.
+    pub session_wait_expired: u64,
+    /// Echo requests sent by `ping`.
+    pub pings_sent: u64,
+    /// Answers to them.
+    pub pongs_received: u64,
+
     /// Gauge: flows.
     pub flows: usize,
     /// Gauge: SYNs held, and passive opens not yet acknowledged.
@@ -89,6 +133,10 @@ pub struct Stats {
     pub time_wait: usize,
     /// Gauge: bytes reserved for TCP buffers.
     pub buffer_bytes: usize,
+    /// Gauge: UDP flows.
+    pub udp_flows: usize,
+    /// Gauge: bytes of fragments that wait for the rest of their packets.
+    pub reassembly_bytes: usize,
 }
 
 /// The state of one peer, for status output.

@@ -252,6 +252,8 @@ impl Driver {
                     Some(Owner::Ingress(relay)) => self.relay_closed(now, relay, reason),
                     None => {}
                 },
+                // No UDP port is listened on and no UDP flow is opened here yet.
+                Event::UdpIncoming { .. } | Event::UdpClosed { .. } | Event::Pong { .. } => {}
             }
         }
         true

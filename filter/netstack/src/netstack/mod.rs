@@ -1,5 +1,6 @@
 //! The stack itself: what comes in goes to its part, what goes out is put into batches.
 
+mod datagrams;
 mod inbound;
 mod outbound;
 

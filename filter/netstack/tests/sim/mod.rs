@@ -256,6 +256,7 @@ impl World {
                     continue;
                 }
                 Event::Readable { flow } | Event::Writable { flow } => flow,
+                Event::UdpIncoming { .. } | Event::UdpClosed { .. } | Event::Pong { .. } => continue,
             };
             if let Some(app) = node.apps.get_mut(&flow) {
                 app.pump(&mut node.stack, now, flow);
