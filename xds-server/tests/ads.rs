@@ -5,11 +5,13 @@
 mod common;
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    sync::Mutex,
     thread,
     time::{Duration, Instant},
 };
@@ -27,11 +29,14 @@ use xds_server::{
     translate::{AccessLog, Settings, resource_names, translate},
 };
 
+/// What ends a server, and what becomes of it.
+type Serving = (oneshot::Sender<()>, JoinHandle<Result<(), ServeError>>);
+
 /// A server, its Envoy, and the rules.
 struct Rig {
     runtime: Runtime,
     ads: Ads,
-    serving: Option<(oneshot::Sender<()>, JoinHandle<Result<(), ServeError>>)>,
+    serving: Option<Serving>,
     rules: RuleSet,
     settings: Settings,
     envoy: Envoy,
@@ -118,8 +123,7 @@ impl Rig {
 
     fn connect(&self, port: u16) -> TcpStream {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        self.envoy.until("listening", || TcpStream::connect(address).is_ok());
-        let stream = TcpStream::connect(address).unwrap();
+        let stream = self.envoy.until("listening", || TcpStream::connect(address).ok());
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream
     }
@@ -162,9 +166,15 @@ fn echo_server(name: &'static str) -> u16 {
     port
 }
 
-/// A port that nobody listens on.
+/// A port that nobody listens on, another one every time.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
 }
 
 fn read(stream: &mut impl std::io::Read, length: usize) -> String {
@@ -194,7 +204,7 @@ fn rules_come_and_go_while_connections_stay() {
         // A second destination: no listener and no cluster is touched.
         rig.add(Direction::Egress, &second);
         rig.apply(&name).unwrap();
-        let names: Vec<_> = (0..4).map(|_| read(&mut rig.connect(port), 3)).collect();
+        let names: Vec<_> = (0..8).map(|_| read(&mut rig.connect(port), 3)).collect();
         assert!(names.contains(&"one".to_owned()) && names.contains(&"two".to_owned()), "{names:?}");
 
         // Another rule beside it.
@@ -206,8 +216,8 @@ fn rules_come_and_go_while_connections_stay() {
         rig.apply(&name).unwrap();
         thread::sleep(Duration::from_millis(1500));
         echo(&mut old, "still here");
-        let names: Vec<_> = (0..4).map(|_| read(&mut rig.connect(port), 3)).collect();
-        assert_eq!(names, ["two"; 4]);
+        let names: Vec<_> = (0..8).map(|_| read(&mut rig.connect(port), 3)).collect();
+        assert_eq!(names, ["two"; 8]);
         for modified in ["listener_manager.listener_modified", "cluster_manager.cluster_modified"] {
             assert_eq!(rig.envoy.stat(modified), 0, "{modified}");
         }
@@ -216,7 +226,7 @@ fn rules_come_and_go_while_connections_stay() {
         // The last destination goes, and with it the listener.
         rig.remove(Direction::Egress, &second);
         rig.apply(&name).unwrap();
-        rig.envoy.until("closed", || TcpStream::connect(("127.0.0.1", port)).is_err());
+        rig.envoy.until("closed", || TcpStream::connect(("127.0.0.1", port)).err());
         assert_eq!(rig.envoy.stat("cluster_manager.cluster_removed"), 1);
         assert_eq!(rig.ads.status().last_nack, None);
         rig.assert_log(&[]);
@@ -282,8 +292,7 @@ fn a_bad_destination_is_told_and_keeps_nothing_else_out() {
 /// A connection as the module makes it: with a PROXY header that names the overlay peer.
 fn ingress(rig: &Rig, port: u16) -> UnixStream {
     let socket = rig.ingress_socket(port);
-    rig.envoy.until("listening", || UnixStream::connect(&socket).is_ok());
-    let mut stream = UnixStream::connect(&socket).unwrap();
+    let mut stream = rig.envoy.until("listening", || UnixStream::connect(&socket).ok());
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
     header.extend([100, 64, 0, 2, 100, 64, 0, 1]);
@@ -317,14 +326,13 @@ fn ingress_by_address_and_by_name_and_the_access_log() {
         }
         assert_eq!(rig.connect(egress).read(&mut [0]).unwrap_or(0), 0);
 
-        // Envoy writes its files when it has enough, or after a while. The first connections only looked for a listener.
+        // Envoy writes its files when it has enough, or after a while.
         let log_of = |key: &str, what: &str| {
             let is_it = |line: &&str| line.contains(&format!(" {key} ")) && line.contains(what);
-            rig.envoy.until("logged", || rig.access_log().lines().any(|line| is_it(&line)));
-            let log = rig.access_log();
-            let line = log.lines().find(is_it).unwrap();
+            let find = || rig.access_log().lines().find(is_it).map(str::to_owned);
+            let line = rig.envoy.until("logged", find);
             eprintln!("{}: {line}", rig.protocol);
-            line.to_owned()
+            line
         };
         let line = log_of("ingress/tcp/443", "from_client=5");
         let expected = format!(
@@ -359,12 +367,12 @@ fn a_server_that_restarts_changes_nothing() {
         // A new server that knows nothing leaves Envoy as it is; when it knows, only the difference counts.
         rig.ads = Ads::new();
         rig.serve();
-        rig.envoy.until("connected", || rig.ads.status().connected == 1);
+        rig.envoy.until("connected", || (rig.ads.status().connected == 1).then_some(()));
         echo(&mut old, "a server without rules");
         rig.remove(Direction::Ingress, &format!("tcp:1:127.0.0.1:{server}"));
         rig.apply("ingress/tcp/1").unwrap();
         rig.apply(&format!("egress/tcp/{port}")).unwrap();
-        rig.envoy.until("closed", || UnixStream::connect(rig.ingress_socket(1)).is_err());
+        rig.envoy.until("closed", || UnixStream::connect(rig.ingress_socket(1)).err());
         echo(&mut old, "a server with rules");
         assert_eq!(rig.envoy.stat("listener_manager.listener_modified"), 0);
         assert_eq!(rig.envoy.stat("cluster_manager.cluster_modified"), 0);
@@ -396,8 +404,8 @@ fn dead_destinations_are_passed_over() {
             .collect();
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         rig.runtime.block_on(rig.ads.applied(&names, deadline)).unwrap();
-        let stat = format!("listener_manager.total_listeners_active");
-        rig.envoy.until("listening", || rig.envoy.stat(&stat) == ports.len() as u64);
+        let listening = || rig.envoy.stat("listener_manager.total_listeners_active");
+        rig.envoy.until("listening", || (listening() == ports.len() as u64).then_some(()));
         for port in &ports {
             let clients: Vec<_> = (0..32)
                 .map(|_| {

@@ -76,6 +76,9 @@ pub(super) fn cluster(key: RuleKey, rules: &[&Rule], settings: &Settings) -> Clu
         common_lb_config: Some(CommonLbConfig {
             // When every host is ejected, say so instead of trying hosts that are known to fail.
             healthy_panic_threshold: Some(Percent { value: 0.0 }),
+            // Envoy gathers changes of health for a second before its workers see them; a dead host would be tried all
+            // that time.
+            update_merge_window: Some(protobuf::Duration::default()),
             ..Default::default()
         }),
         // Otherwise connections to one host that are being made at the same time are interchangeable: one failure fails

@@ -57,7 +57,7 @@ impl Envoy {
             .arg("-c")
             .arg(&bootstrap)
             .args(["--disable-hot-restart", "--drain-time-s", "1", "--drain-strategy", "immediate"])
-            .args(["--log-level", "warning", "--concurrency", "2"])
+            .args(["--log-level", "warning", "--concurrency", "2", "--file-flush-interval-msec", "100"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -88,11 +88,14 @@ impl Envoy {
         value.unwrap_or_else(|| panic!("no {name} in {answer}")).parse().unwrap()
     }
 
-    /// Waits until something holds; Envoy opens a listener a moment after it has accepted it.
-    pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+    /// Waits for something; Envoy opens a listener a moment after it has accepted it.
+    pub fn until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         let start = Instant::now();
-        while !holds() {
-            assert!(start.elapsed() < Duration::from_secs(10), "not {what} in time\n{}", self.log());
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(start.elapsed() < Duration::from_secs(15), "not {what} in time\n{}", self.log());
             thread::sleep(Duration::from_millis(10));
         }
     }
