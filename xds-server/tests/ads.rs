@@ -289,6 +289,25 @@ fn a_bad_destination_is_told_and_keeps_nothing_else_out() {
     });
 }
 
+/// Envoy accepts a cluster when its names are looked up, found or not.
+#[test]
+fn a_name_that_does_not_resolve_holds_nothing_up_for_long() {
+    with_both("a_name_that_does_not_resolve_holds_nothing_up_for_long", |mut rig| {
+        let server = echo_server("one");
+        rig.add(Direction::Ingress, &format!("tcp:1:127.0.0.1:{server}"));
+        rig.add(Direction::Ingress, "tcp:2:no-such-host.invalid:80");
+        for key in ["ingress/tcp/1", "ingress/tcp/2"] {
+            rig.apply(key).unwrap();
+        }
+        // The same again while Envoy runs, which is another way through Envoy.
+        rig.add(Direction::Ingress, "tcp:3:bad host!:80");
+        rig.apply("ingress/tcp/3").unwrap();
+        assert_eq!(read(&mut ingress(&rig, 1), 3), "one");
+        assert_eq!(ingress(&rig, 2).read(&mut [0]).unwrap_or(0), 0);
+        rig.assert_log(&[]);
+    });
+}
+
 /// A connection as the module makes it: with a PROXY header that names the overlay peer.
 fn ingress(rig: &Rig, port: u16) -> UnixStream {
     let socket = rig.ingress_socket(port);
