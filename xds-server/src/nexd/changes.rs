@@ -142,7 +142,8 @@ impl Changes {
         };
         match &outcome {
             Ok(text) => tracing::info!("{}", text.trim_end().replace('\n', "; ")),
-            Err(error) => tracing::warn!("{operation:?} {direction} proxy rule {rule}: {error}"),
+            // Whoever asked is told; the node is as it was.
+            Err(error) => tracing::info!("{operation:?} {direction} proxy rule {rule}: {error}"),
         }
         // Whoever asked may be gone; the change stands.
         let _ = reply.send(outcome.map_err(|error| error.to_string()));

@@ -78,7 +78,7 @@ pub enum StartError {
     #[error("{0}")]
     WireGuard(#[from] LoadError),
     /// The state directory.
-    #[error("Failed to load the stored proxy rules: {0}")]
+    #[error("{0}")]
     State(#[from] StateError),
     /// The runtime directory.
     #[error("{0}")]

@@ -4,7 +4,7 @@ use std::{convert::Infallible, process::ExitStatus, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 use super::{
@@ -132,7 +132,7 @@ impl Supervisor<'_> {
         self.show(Phase::Stopping);
         let deadline = Instant::now() + self.command.drain_time;
         tracing::info!("{signal}: no new connections");
-        if let Err(error) = self.admin.drain().await {
+        if let Ok(Err(error)) = timeout_at(deadline, self.admin.drain()).await {
             tracing::warn!("{error}");
         }
         let admin = &self.admin;

@@ -27,7 +27,7 @@ pub enum StateError {
         holder: Option<u32>,
     },
     /// The file is there and cannot be read.
-    #[error("{}: {error}", path.display())]
+    #[error("Failed to load the stored proxy rules: {}: {error}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -35,7 +35,7 @@ pub enum StateError {
         error: io::Error,
     },
     /// The file is damaged.
-    #[error("{}: {reason}; repair it, or move it away to start without stored rules", path.display())]
+    #[error("Failed to load the stored proxy rules: {}: {reason}; repair it, or move it away to start without stored rules", path.display())]
     Broken {
         /// The file.
         path: PathBuf,
@@ -43,7 +43,7 @@ pub enum StateError {
         reason: String,
     },
     /// A stored rule does not parse.
-    #[error("{}: {direction} rule ({text}): {error}; correct or delete it there", path.display())]
+    #[error("Failed to load the stored proxy rules: {}: {direction} rule ({text}): {error}; correct or delete it there", path.display())]
     Rule {
         /// The file.
         path: PathBuf,

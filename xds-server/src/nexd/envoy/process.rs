@@ -4,7 +4,10 @@ use std::{
     io,
     os::unix::process::CommandExt as _,
     process::{Command, ExitCode, ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,7 +19,7 @@ use tokio::{
 };
 
 use super::{EnvoyCommand, EnvoyError};
-use crate::nexd::log_line::{Lines, Severity, Tail, parse};
+use crate::nexd::log_line::{Lines, Message, Severity, Tail, parse};
 
 /// The first argument of a nexd that is to become Envoy; see [`exec`].
 pub(crate) const EXEC: &str = "__exec";
@@ -29,8 +32,16 @@ const STDERR_LIMIT: Duration = Duration::from_millis(500);
 pub struct Envoy {
     child: Child,
     started: Instant,
-    tail: Arc<Mutex<Tail>>,
+    output: Arc<Output>,
     reader: Option<JoinHandle<()>>,
+}
+
+/// What is known about Envoy's messages.
+#[derive(Debug, Default)]
+struct Output {
+    tail: Mutex<Tail>,
+    /// It was asked to end: that it then warns of its end is nothing for the log.
+    ending: AtomicBool,
 }
 
 impl Envoy {
@@ -53,9 +64,9 @@ impl Envoy {
             .process_group(0);
         let mut process = tokio::process::Command::from(process);
         let mut child = process.kill_on_drop(true).spawn().map_err(|error| EnvoyError::Spawn { error })?;
-        let tail = Arc::<Mutex<Tail>>::default();
-        let reader = child.stderr.take().map(|stderr| tokio::spawn(forward(stderr, Arc::clone(&tail))));
-        Ok(Self { child, started: Instant::now(), tail, reader })
+        let output = Arc::<Output>::default();
+        let reader = child.stderr.take().map(|stderr| tokio::spawn(forward(stderr, Arc::clone(&output))));
+        Ok(Self { child, started: Instant::now(), output, reader })
     }
 
     /// How long it has been running.
@@ -80,11 +91,12 @@ impl Envoy {
     /// What most likely made it end.
     #[must_use]
     pub fn cause(&self) -> Option<String> {
-        self.tail.lock().unwrap_or_else(PoisonError::into_inner).cause().map(str::to_owned)
+        self.output.tail().cause().map(str::to_owned)
     }
 
     /// Asks it to end (SIGTERM).
     pub fn terminate(&self) {
+        self.output.ending.store(true, Ordering::Relaxed);
         let pid = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         // None or an error: it has ended already.
         let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
@@ -100,7 +112,7 @@ impl Envoy {
 }
 
 /// Envoy's messages become nexd's; other lines pass as they are.
-async fn forward(mut stderr: ChildStderr, tail: Arc<Mutex<Tail>>) {
+async fn forward(mut stderr: ChildStderr, output: Arc<Output>) {
     let mut lines = Lines::default();
     let mut buffer = vec![0; 16 << 10];
     loop {
@@ -109,7 +121,7 @@ async fn forward(mut stderr: ChildStderr, tail: Arc<Mutex<Tail>>) {
             Ok(length) => (lines.push(&buffer[..length]), false),
         };
         for line in found {
-            show(&line, &tail);
+            output.show(&line);
         }
         if end {
             return;
@@ -117,22 +129,27 @@ async fn forward(mut stderr: ChildStderr, tail: Arc<Mutex<Tail>>) {
     }
 }
 
-fn show(line: &str, tail: &Mutex<Tail>) {
-    let Some(message) = parse(line) else {
-        eprintln!("{line}");
-        // What is not in Envoy's form comes from below it (the loader, an assertion) or is an access log.
-        tail.lock().unwrap_or_else(PoisonError::into_inner).push(Severity::Info, line);
-        return;
-    };
-    tail.lock().unwrap_or_else(PoisonError::into_inner).push(message.severity, &message.text);
-    let (logger, text) = (&message.logger, &message.text);
-    // The level of a tracing event is fixed where it stands.
-    match message.severity {
-        Severity::Trace => tracing::trace!(target: "envoy", "[{logger}] {text}"),
-        Severity::Debug => tracing::debug!(target: "envoy", "[{logger}] {text}"),
-        Severity::Info => tracing::info!(target: "envoy", "[{logger}] {text}"),
-        Severity::Warning => tracing::warn!(target: "envoy", "[{logger}] {text}"),
-        Severity::Error | Severity::Critical => tracing::error!(target: "envoy", "[{logger}] {text}"),
+impl Output {
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn show(&self, line: &str) {
+        let Some(Message { severity, logger, text }) = parse(line) else {
+            eprintln!("{line}");
+            // What is not in Envoy's form comes from below it (the loader, an assertion) or is an access log.
+            return self.tail().push(Severity::Info, line);
+        };
+        self.tail().push(severity, &text);
+        let quiet = severity == Severity::Warning && self.ending.load(Ordering::Relaxed);
+        // The level of a tracing event is fixed where it stands.
+        match if quiet { Severity::Debug } else { severity } {
+            Severity::Trace => tracing::trace!(target: "envoy", "[{logger}] {text}"),
+            Severity::Debug => tracing::debug!(target: "envoy", "[{logger}] {text}"),
+            Severity::Info => tracing::info!(target: "envoy", "[{logger}] {text}"),
+            Severity::Warning => tracing::warn!(target: "envoy", "[{logger}] {text}"),
+            Severity::Error | Severity::Critical => tracing::error!(target: "envoy", "[{logger}] {text}"),
+        }
     }
 }
 
