@@ -1,6 +1,6 @@
 //! What can be wrong with a configuration, in words for the person who wrote it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -129,6 +129,20 @@ pub enum Problem {
     /// A network without an address.
     #[error("give at least one overlay address, like 100.64.0.1/32")]
     NoAddress,
+    /// A loopback address with two meanings.
+    #[error("{relay} stands for another destination already: give each destination a relay of its own")]
+    RepeatedRelay {
+        /// The address.
+        relay: SocketAddr,
+    },
+    /// An address that other hosts can reach.
+    #[error(
+        "{address} is not a loopback address, and other hosts could reach it: give one in 127.0.0.0/8, or ::1"
+    )]
+    NotLoopback {
+        /// The address.
+        address: SocketAddr,
+    },
     /// An empty list of networks.
     #[error("give at least one network")]
     NoNetwork,

@@ -100,6 +100,6 @@ impl ConnectConfig {
     }
 }
 
-fn check_network(name: &str) -> Result<(), ConfigError> {
+pub(crate) fn check_network(name: &str) -> Result<(), ConfigError> {
     value::network_name(name).map_err(|problem| ConfigError::rule("network", problem))
 }

@@ -9,6 +9,8 @@
 //! | `tunnel` | bootstrap extension | [`TunnelConfig`] |
 //! | `nexodus.egress` | network filter | [`EgressConfig`] |
 //! | `nexodus.ingress` | network filter | [`IngressConfig`] |
+//! | `nexodus.udp_egress` | UDP listener filter | [`UdpEgressConfig`] |
+//! | `nexodus.udp_ingress` | UDP listener filter | [`UdpIngressConfig`] |
 //! | `nexodus.connect` | transport socket | [`ConnectConfig`] |
 //!
 //! There are two steps. `from_json` and `validate` are pure. [`NetworkConfig::load`], [`EgressConfig::load_peers`] and
@@ -27,6 +29,7 @@ mod limits;
 mod network;
 mod secret_file;
 mod tunnel;
+mod udp;
 mod value;
 mod warnings;
 pub mod wg_quick;
@@ -42,6 +45,7 @@ pub use limits::{
 pub use network::{LoadedPeers, Network, Peer};
 pub use secret_file::FileError;
 pub use tunnel::{NetworkConfig, PeerConfig, TunnelConfig};
+pub use udp::{MAX_UDP_RELAYS, UdpEgressConfig, UdpIngressConfig, UdpRelay};
 pub use wg_quick::WgQuick;
 
 /// The name of the network when a configuration names none.

@@ -6,6 +6,8 @@
 //! | `nexodus.egress` | terminal network filter | ends an internal connection in a TCP flow of the overlay |
 //! | `nexodus.connect` | upstream transport socket | reports "connected" to Envoy only when the overlay handshake is done |
 //! | `nexodus.ingress` | network filter | ties a connection that came out of the overlay to its flow, so that resets travel |
+//! | `nexodus.udp_egress` | UDP listener filter | has the network thread own the loopback sockets that stand for overlay destinations |
+//! | `nexodus.udp_ingress` | UDP listener filter | lets only datagrams out of the overlay through to `udp_proxy` |
 //!
 //! This crate is the only one that touches Envoy, threads, sockets and clocks; [`nexodus_netstack`] and
 //! [`envoy_config`] are pure.
@@ -19,6 +21,7 @@ mod ingress;
 mod network;
 mod status;
 mod tunnel;
+mod udp;
 
 use envoy_proxy_dynamic_modules_rust_sdk::*;
 
@@ -27,6 +30,7 @@ declare_all_init_functions!(
     bootstrap: new_bootstrap_extension_config,
     network: new_network_filter_config,
     transport_socket: new_transport_socket_factory_config,
+    udp_listener: new_udp_listener_filter_config,
 );
 
 fn program_init() -> bool {
@@ -64,6 +68,18 @@ fn new_transport_socket_factory_config<ETS: EnvoyTransportSocket>(
     match name {
         "nexodus.connect" => Some(Box::new(accepted(name, connect::ConnectFactory::new(config))?)),
         _ => unknown("transport socket", name, "nexodus.connect"),
+    }
+}
+
+fn new_udp_listener_filter_config<EC: EnvoyUdpListenerFilterConfig, ELF: EnvoyUdpListenerFilter>(
+    _envoy: &mut EC,
+    name: &str,
+    config: &[u8],
+) -> Option<Box<dyn UdpListenerFilterConfig<ELF>>> {
+    match name {
+        "nexodus.udp_egress" => Some(Box::new(accepted(name, udp::UdpEgressFilterConfig::new(config))?)),
+        "nexodus.udp_ingress" => Some(Box::new(accepted(name, udp::UdpIngressFilterConfig::new(config))?)),
+        _ => unknown("UDP listener filter", name, "nexodus.udp_egress, nexodus.udp_ingress"),
     }
 }
 

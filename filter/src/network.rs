@@ -6,12 +6,12 @@
 use crate::flow::{Flow, QueueBudget};
 use crate::ingress::IngressLink;
 use crate::status::NetworkStatus;
-use envoy_config::{IngressConfig, Peer};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use envoy_config::{IngressConfig, Peer, UdpIngressConfig, UdpRelay};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 static NETWORKS: Mutex<BTreeMap<String, Arc<Network>>> = Mutex::new(BTreeMap::new());
 static FLOWS: OnceLock<Mutex<HashMap<u64, Weak<Flow>>>> = OnceLock::new();
@@ -54,6 +54,9 @@ pub(crate) struct Network {
     attached: Mutex<Vec<usize>>,
     /// Connections on their way from the overlay into Envoy, by (overlay source, overlay destination).
     links: Mutex<HashMap<(SocketAddr, SocketAddr), Arc<IngressLink>>>,
+    /// The network thread's sockets towards Envoy's UDP ingress listeners.
+    udp_sources: RwLock<HashSet<SocketAddr>>,
+    foreign_datagrams: AtomicU64,
     pub(crate) status: Mutex<NetworkStatus>,
 }
 
@@ -64,6 +67,10 @@ pub(crate) struct Desired {
     pub(crate) peers: Option<Vec<Peer>>,
     /// Overlay TCP port to the Unix socket of its Envoy listener, with the configuration that said so last.
     pub(crate) listeners: BTreeMap<u16, (u64, PathBuf)>,
+    /// Loopback address to the overlay destination that it stands for.
+    pub(crate) udp_relays: BTreeMap<SocketAddr, (u64, SocketAddr)>,
+    /// Overlay UDP port to the loopback address of its Envoy listener.
+    pub(crate) udp_listeners: BTreeMap<u16, (u64, SocketAddr)>,
 }
 
 impl Network {
@@ -80,6 +87,8 @@ impl Network {
             waking: AtomicBool::new(false),
             attached: Mutex::default(),
             links: Mutex::default(),
+            udp_sources: RwLock::default(),
+            foreign_datagrams: AtomicU64::new(0),
             status: Mutex::default(),
         });
         lock(&NETWORKS).insert(name.to_owned(), network.clone());
@@ -161,12 +170,54 @@ impl Network {
     }
 
     pub(crate) fn remove_listener(&self, port: u16, generation: u64) {
+        remove_generation(&mut lock(&self.desired).listeners, &port, generation);
+        self.changed();
+    }
+
+    pub(crate) fn set_udp_relays(&self, relays: &[UdpRelay], generation: u64) {
+        let new = relays.iter().map(|relay| (relay.relay, (generation, relay.destination)));
+        lock(&self.desired).udp_relays.extend(new);
+        self.changed();
+    }
+
+    pub(crate) fn remove_udp_relays(&self, relays: &[SocketAddr], generation: u64) {
         let mut desired = lock(&self.desired);
-        if desired.listeners.get(&port).is_some_and(|(newest, _)| *newest == generation) {
-            desired.listeners.remove(&port);
-            drop(desired);
-            self.changed();
+        for relay in relays {
+            remove_generation(&mut desired.udp_relays, relay, generation);
         }
+        drop(desired);
+        self.changed();
+    }
+
+    pub(crate) fn set_udp_listener(&self, config: &UdpIngressConfig, generation: u64) {
+        lock(&self.desired).udp_listeners.insert(config.port, (generation, config.listener));
+        self.changed();
+    }
+
+    pub(crate) fn remove_udp_listener(&self, port: u16, generation: u64) {
+        remove_generation(&mut lock(&self.desired).udp_listeners, &port, generation);
+        self.changed();
+    }
+
+    pub(crate) fn add_udp_source(&self, source: SocketAddr) {
+        self.udp_sources.write().unwrap_or_else(PoisonError::into_inner).insert(source);
+    }
+
+    pub(crate) fn remove_udp_source(&self, source: SocketAddr) {
+        self.udp_sources.write().unwrap_or_else(PoisonError::into_inner).remove(&source);
+    }
+
+    pub(crate) fn is_udp_source(&self, source: SocketAddr) -> bool {
+        self.udp_sources.read().unwrap_or_else(PoisonError::into_inner).contains(&source)
+    }
+
+    /// A datagram for a UDP ingress listener that did not come out of the overlay.
+    pub(crate) fn count_foreign_datagram(&self) {
+        self.foreign_datagrams.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn foreign_datagrams(&self) -> u64 {
+        self.foreign_datagrams.load(Ordering::Relaxed)
     }
 
     fn changed(&self) {
@@ -200,6 +251,13 @@ impl Network {
 
     pub(crate) fn remove_link(&self, source: SocketAddr, destination: SocketAddr) {
         lock(&self.links).remove(&(source, destination));
+    }
+}
+
+/// Removes what the configuration `generation` has said, unless a newer one has spoken since.
+fn remove_generation<K: Ord, V>(map: &mut BTreeMap<K, (u64, V)>, key: &K, generation: u64) {
+    if map.get(key).is_some_and(|(newest, _)| *newest == generation) {
+        map.remove(key);
     }
 }
 

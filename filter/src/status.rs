@@ -1,5 +1,6 @@
 //! What a network tells about itself: the admin page `/nexodus/status` and the module's metrics.
 
+use crate::driver::UdpStats;
 use nexodus_netstack::Stats;
 use serde_json::{Map, Value, json};
 
@@ -11,6 +12,7 @@ pub(crate) struct NetworkStatus {
     /// The WireGuard UDP port; 0 before the socket is open.
     pub(crate) listen_port: u16,
     pub(crate) listeners: Vec<u16>,
+    pub(crate) udp_listeners: Vec<u16>,
     pub(crate) peers: Vec<PeerStatus>,
     pub(crate) counts: Counts,
     /// Why the network is not running.
@@ -33,6 +35,9 @@ pub(crate) struct PeerStatus {
 pub(crate) struct Counts {
     pub(crate) stack: Stats,
     pub(crate) thread: ThreadStats,
+    pub(crate) udp: UdpStats,
+    /// Datagrams for UDP ingress listeners that did not come out of the overlay.
+    pub(crate) udp_foreign: u64,
 }
 
 /// What the network thread counts itself.
@@ -103,6 +108,10 @@ pub(crate) const COUNTERS: &[Named] = &[
     ("egress_failed", |c| c.thread.egress_failed),
     ("overlay_resets", |c| c.thread.overlay_resets),
     ("resets_out", |c| c.thread.resets_out),
+    ("udp_refused", |c| c.udp.refused),
+    ("udp_not_delivered", |c| c.udp.not_delivered),
+    ("udp_socket_errors", |c| c.udp.socket_errors),
+    ("udp_foreign", |c| c.udp_foreign),
 ];
 
 /// Every gauge.
@@ -142,6 +151,7 @@ impl NetworkStatus {
             "addresses": self.addresses,
             "listen_port": self.listen_port,
             "listening_tcp": self.listeners,
+            "listening_udp": self.udp_listeners,
             "peers": peers,
             "numbers": numbers,
         })

@@ -9,6 +9,7 @@ mod egress;
 mod ingress;
 mod proxy_protocol;
 mod udp;
+mod udp_proxy;
 
 use crate::flow::Flow;
 use crate::network::{self, Network, Phase};
@@ -25,6 +26,8 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use udp::Socket;
+use udp_proxy::UdpProxy;
+pub(crate) use udp_proxy::UdpStats;
 
 const WAKER: Token = Token(0);
 const UDP: Token = Token(1);
@@ -102,6 +105,8 @@ pub(crate) fn start(
         clock,
         owners: HashMap::new(),
         relays: ingress::Relays::default(),
+        udp: UdpProxy::default(),
+        udp_stats: UdpStats::default(),
         work: VecDeque::new(),
         listening: HashSet::new(),
         stats: ThreadStats::default(),
@@ -137,6 +142,8 @@ struct Driver {
     clock: Clock,
     owners: HashMap<FlowId, Owner>,
     relays: ingress::Relays,
+    udp: UdpProxy,
+    udp_stats: UdpStats,
     work: VecDeque<Arc<Flow>>,
     listening: HashSet<u16>,
     stats: ThreadStats,
@@ -161,8 +168,10 @@ impl Driver {
             more = self.receive(now)?;
             self.serve_egress(now);
             self.serve_relays(now);
+            more |= self.udp_to_overlay(now);
             self.stack.handle_timeout(now);
             more |= self.dispatch(now);
+            more |= self.udp_to_envoy();
             more |= self.transmit(now);
             self.publish_status(now);
         }
@@ -190,6 +199,7 @@ impl Driver {
             match event.token() {
                 WAKER => {}
                 UDP => self.socket.ready(event.is_readable(), event.is_writable()),
+                token if self.udp.ready(token) => {}
                 Token(token) => self.relays.ready(token - FIRST_RELAY),
             }
         }
@@ -199,6 +209,8 @@ impl Driver {
 
     fn apply_changes(&mut self, now: Instant) {
         let Some(desired) = self.network.take_changes() else { return };
+        let registry = self.poll.registry();
+        self.udp.apply(now, &desired, registry, &mut self.stack, &mut self.udp_stats);
         if let Some(peers) = desired.peers {
             let set = resolve(&peers).and_then(|peers| Ok(self.stack.set_peers(now, peers)?));
             if let Err(error) = set {
@@ -252,8 +264,10 @@ impl Driver {
                     Some(Owner::Ingress(relay)) => self.relay_closed(now, relay, reason),
                     None => {}
                 },
-                // No UDP port is listened on and no UDP flow is opened here yet.
-                Event::UdpIncoming { .. } | Event::UdpClosed { .. } | Event::Pong { .. } => {}
+                Event::UdpIncoming { flow, local, .. } => self.udp_incoming(now, flow, local),
+                Event::UdpClosed { flow, .. } => self.udp.closed(flow, &self.network),
+                // Nobody pings yet.
+                Event::Pong { .. } => {}
             }
         }
         true
@@ -298,7 +312,13 @@ impl Driver {
         let mut status = network::lock(&self.network.status);
         status.peers = peers;
         status.listeners = listeners;
-        status.counts = Counts { stack: *self.stack.stats(), thread: self.stats };
+        status.udp_listeners = self.udp.ports();
+        status.counts = Counts {
+            stack: *self.stack.stats(),
+            thread: self.stats,
+            udp: self.udp_stats,
+            udp_foreign: self.network.foreign_datagrams(),
+        };
     }
 
     /// Ends every connection of this network.

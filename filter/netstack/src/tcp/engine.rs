@@ -187,7 +187,7 @@ impl Engine {
         let distance = segment.seq.wrapping_sub(expected).cast_signed();
         let reach = i32::try_from(self.socket().recv_capacity()).unwrap_or(i32::MAX);
         // A keepalive probe stands one before what is expected, and wants its answer.
-        let refused = distance < -1 || distance > 0;
+        let refused = !(-1..=0).contains(&distance);
         if self.phase() != Phase::Open || !refused || distance.abs() > reach || !segment.is_plain() {
             return;
         }

@@ -1,0 +1,156 @@
+//! The configurations of the UDP listener filters.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::filters::check_network;
+use crate::tunnel::default_network;
+use crate::{ConfigError, Problem, json, value};
+
+/// Relays of one listener, at most: as many destinations as one rule's port can have.
+pub const MAX_UDP_RELAYS: usize = 1024;
+
+/// The configuration of the UDP listener filter `nexodus.udp_egress`: which loopback address stands for which
+/// destination in the overlay. `udp_proxy` behind it sends to the loopback addresses; the module owns their sockets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UdpEgressConfig {
+    /// The network that carries the datagrams.
+    #[serde(default = "default_network")]
+    pub network: String,
+    /// The endpoints of the listener's cluster.
+    pub relays: Vec<UdpRelay>,
+}
+
+/// A loopback address and the overlay destination that it stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UdpRelay {
+    /// The loopback address and port.
+    pub relay: SocketAddr,
+    /// The overlay address and port.
+    pub destination: SocketAddr,
+}
+
+impl UdpEgressConfig {
+    /// Parses and validates.
+    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
+        let config: Self = json::parse(json)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks every rule.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        check_network(&self.network)?;
+        if self.relays.len() > MAX_UDP_RELAYS {
+            let problem =
+                Problem::TooMany { what: "relays", found: self.relays.len(), limit: MAX_UDP_RELAYS };
+            return Err(ConfigError::rule("relays", problem));
+        }
+        let mut seen = HashSet::new();
+        for (index, relay) in self.relays.iter().enumerate() {
+            let at = |field: &str| format!("relays[{index}].{field}");
+            loopback(relay.relay).map_err(|problem| ConfigError::rule(at("relay"), problem))?;
+            if !seen.insert(relay.relay) {
+                let problem = Problem::RepeatedRelay { relay: relay.relay };
+                return Err(ConfigError::rule(at("relay"), problem));
+            }
+            port(relay.destination.port())
+                .map_err(|problem| ConfigError::rule(at("destination"), problem))?;
+        }
+        Ok(())
+    }
+}
+
+/// The configuration of the UDP listener filter `nexodus.udp_ingress`: what its listener, on a loopback address, stands
+/// for in the overlay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UdpIngressConfig {
+    /// The network whose port this is.
+    #[serde(default = "default_network")]
+    pub network: String,
+    /// The overlay UDP port to listen on.
+    pub port: u16,
+    /// The loopback address of the Envoy listener that the filter is in.
+    pub listener: SocketAddr,
+}
+
+impl UdpIngressConfig {
+    /// Parses and validates.
+    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
+        let config: Self = json::parse(json)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks every rule.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        check_network(&self.network)?;
+        port(self.port).map_err(|problem| ConfigError::rule("port", problem))?;
+        loopback(self.listener).map_err(|problem| ConfigError::rule("listener", problem))
+    }
+}
+
+/// Anything else would be reachable by other hosts.
+fn loopback(address: SocketAddr) -> Result<(), Problem> {
+    if address.ip().is_loopback() { port(address.port()) } else { Err(Problem::NotLoopback { address }) }
+}
+
+fn port(port: u16) -> Result<(), Problem> {
+    if port == 0 { Err(Problem::Port { value: value::Shown::new("0") }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn egress(relays: &serde_json::Value) -> Result<UdpEgressConfig, String> {
+        let json = json!({ "relays": relays }).to_string();
+        UdpEgressConfig::from_json(json.as_bytes()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn relays_are_loopback_addresses_each_of_its_own() {
+        let good = json!([{"relay": "127.7.0.1:40000", "destination": "100.64.0.2:53"}, {"relay": "[::1]:40000", "destination": "[fd00::2]:53"}]);
+        assert_eq!(egress(&good).unwrap().relays.len(), 2);
+        for (relays, expected) in [
+            (
+                json!([{"relay": "10.0.0.1:4", "destination": "100.64.0.2:53"}]),
+                "relays[0].relay: 10.0.0.1:4 is not a loopback address",
+            ),
+            (json!([{"relay": "127.0.0.1:0", "destination": "100.64.0.2:53"}]), "relays[0].relay: "),
+            (json!([{"relay": "127.0.0.1:4", "destination": "100.64.0.2:0"}]), "relays[0].destination: "),
+            (
+                json!([{"relay": "127.0.0.1:4", "destination": "100.64.0.2:1"}, {"relay": "127.0.0.1:4", "destination": "100.64.0.3:1"}]),
+                "relays[1].relay: 127.0.0.1:4 stands for another destination already",
+            ),
+        ] {
+            let error = egress(&relays).unwrap_err();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        let many: Vec<_> = (0..=MAX_UDP_RELAYS)
+            .map(|i| json!({"relay": format!("127.0.{}.{}:1", i / 250, i % 250), "destination": "100.64.0.2:53"}))
+            .collect();
+        assert!(egress(&json!(many)).unwrap_err().contains("at most 1024"));
+    }
+
+    #[test]
+    fn a_listener_is_on_a_loopback_address() {
+        let parse = |listener: &str| {
+            UdpIngressConfig::from_json(json!({"port": 53, "listener": listener}).to_string().as_bytes())
+        };
+        assert_eq!(parse("127.0.0.1:40000").unwrap().network, "default");
+        assert!(
+            parse("0.0.0.0:40000")
+                .unwrap_err()
+                .to_string()
+                .starts_with("listener: 0.0.0.0:40000 is not a loopback")
+        );
+    }
+}

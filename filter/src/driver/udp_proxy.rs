@@ -1,0 +1,274 @@
+//! UDP on the network thread: datagrams between the overlay's UDP flows and the loopback sockets that Envoy's
+//! `udp_proxy` speaks to.
+//!
+//! * Egress: one socket for each overlay destination. `udp_proxy` sends there from one socket per client, so (relay,
+//!   sender) is a flow.
+//! * Ingress: one socket for each flow, connected to the listener's loopback address.
+
+use super::Driver;
+use crate::network::{Desired, Network};
+use envoy_proxy_dynamic_modules_rust_sdk::envoy_log_error;
+use mio::net::UdpSocket;
+use mio::{Interest, Registry, Token};
+use nexodus_netstack::{Instant, Netstack, UdpFlowId};
+use slab::Slab;
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The largest UDP payload over IPv4 (RFC 768, RFC 791).
+const MAX_PAYLOAD: usize = 65_507;
+/// Datagrams read from one socket per turn.
+const READ_BUDGET: usize = 256;
+/// Datagrams from the overlay per turn.
+const DATAGRAM_BUDGET: usize = 1024;
+/// Tokens of these sockets have this bit; those of the TCP relays count from below.
+const TOKEN_BIT: usize = 1 << (usize::BITS - 2);
+
+/// The loopback sockets of a network and their flows.
+#[derive(Default)]
+pub(super) struct UdpProxy {
+    sockets: Slab<Loopback>,
+    /// Egress relays by their address.
+    relays: BTreeMap<SocketAddr, usize>,
+    /// Ingress listeners: overlay port to the listener's loopback address.
+    listeners: BTreeMap<u16, SocketAddr>,
+    flows: HashMap<UdpFlowId, Owner>,
+    /// Egress flows by relay and sender.
+    egress: HashMap<(usize, SocketAddr), UdpFlowId>,
+    ready: Vec<usize>,
+    payload: Vec<u8>,
+}
+
+/// Counted here, published with the thread's other numbers.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct UdpStats {
+    /// Datagrams for which no flow could be made.
+    pub(crate) refused: u64,
+    /// Datagrams that a loopback socket did not take.
+    pub(crate) not_delivered: u64,
+    /// Relay or flow sockets that could not be opened.
+    pub(crate) socket_errors: u64,
+}
+
+struct Loopback {
+    socket: UdpSocket,
+    /// `None`: a relay.
+    flow: Option<UdpFlowId>,
+    address: SocketAddr,
+    /// Of a relay: the overlay destination.
+    destination: SocketAddr,
+}
+
+#[derive(Clone, Copy)]
+enum Owner {
+    Egress { relay: usize, client: SocketAddr },
+    Ingress { socket: usize },
+}
+
+impl UdpProxy {
+    /// Whether the token is that of one of these sockets, which then has something to read.
+    pub(super) fn ready(&mut self, token: Token) -> bool {
+        let ours = token.0 & TOKEN_BIT != 0;
+        if ours {
+            self.ready.push(token.0 & !TOKEN_BIT);
+        }
+        ours
+    }
+
+    pub(super) fn apply(
+        &mut self,
+        now: Instant,
+        desired: &Desired,
+        registry: &Registry,
+        stack: &mut Netstack,
+        stats: &mut UdpStats,
+    ) {
+        for port in self.listeners.keys().filter(|port| !desired.udp_listeners.contains_key(port)) {
+            stack.udp_unlisten(*port);
+        }
+        for port in desired.udp_listeners.keys().filter(|port| !self.listeners.contains_key(port)) {
+            stack.udp_listen(*port);
+        }
+        self.listeners = desired.udp_listeners.iter().map(|(port, (_, address))| (*port, *address)).collect();
+
+        let gone: Vec<SocketAddr> =
+            self.relays.keys().filter(|address| !desired.udp_relays.contains_key(address)).copied().collect();
+        for address in gone {
+            self.close_relay(now, address, stack);
+        }
+        for (address, (_, destination)) in &desired.udp_relays {
+            if let Some(relay) = self.relays.get(address).and_then(|relay| self.sockets.get_mut(*relay)) {
+                relay.destination = *destination;
+                continue;
+            }
+            match self.open(*address, registry) {
+                Ok(relay) => {
+                    self.relays.insert(*address, relay);
+                    if let Some(relay) = self.sockets.get_mut(relay) {
+                        relay.destination = *destination;
+                    }
+                }
+                Err(error) => {
+                    stats.socket_errors += 1;
+                    envoy_log_error!("UDP relay {} for {} cannot be opened: {}", address, destination, error);
+                }
+            }
+        }
+    }
+
+    /// Overlay ports that are listened on.
+    pub(super) fn ports(&self) -> Vec<u16> {
+        self.listeners.keys().copied().collect()
+    }
+
+    fn open(&mut self, address: SocketAddr, registry: &Registry) -> io::Result<usize> {
+        let mut socket = UdpSocket::bind(address)?;
+        let entry = self.sockets.vacant_entry();
+        registry.register(&mut socket, Token(entry.key() | TOKEN_BIT), Interest::READABLE)?;
+        let address = socket.local_addr()?;
+        let key = entry.key();
+        entry.insert(Loopback { socket, flow: None, address, destination: address });
+        Ok(key)
+    }
+
+    fn close_relay(&mut self, now: Instant, address: SocketAddr, stack: &mut Netstack) {
+        let Some(relay) = self.relays.remove(&address) else { return };
+        self.sockets.try_remove(relay);
+        let flows = &mut self.flows;
+        self.egress.retain(|(of, _), flow| {
+            if *of == relay {
+                stack.udp_release(now, *flow);
+                flows.remove(flow);
+            }
+            *of != relay
+        });
+    }
+
+    /// The flow has ended in the netstack.
+    pub(super) fn closed(&mut self, flow: UdpFlowId, network: &Network) {
+        match self.flows.remove(&flow) {
+            Some(Owner::Egress { relay, client }) => {
+                self.egress.remove(&(relay, client));
+            }
+            Some(Owner::Ingress { socket }) => {
+                if let Some(loopback) = self.sockets.try_remove(socket) {
+                    network.remove_udp_source(loopback.address);
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+impl Driver {
+    /// A caller's first datagram to a listening UDP port.
+    pub(super) fn udp_incoming(&mut self, now: Instant, flow: UdpFlowId, local: SocketAddr) {
+        let opened = match self.udp.listeners.get(&local.port()) {
+            Some(listener) => {
+                let any: IpAddr = match listener {
+                    SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                    SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+                };
+                let listener = *listener;
+                self.udp.open(SocketAddr::new(any, 0), self.poll.registry()).and_then(|key| {
+                    let loopback = self.udp.sockets.get_mut(key).ok_or(ErrorKind::NotFound)?;
+                    loopback.flow = Some(flow);
+                    loopback.socket.connect(listener)?;
+                    Ok((key, loopback.address))
+                })
+            }
+            None => Err(ErrorKind::NotFound.into()),
+        };
+        match opened {
+            Ok((socket, address)) => {
+                // Before the first datagram leaves it.
+                self.network.add_udp_source(address);
+                self.udp.flows.insert(flow, Owner::Ingress { socket });
+            }
+            Err(_) => {
+                self.udp_stats.socket_errors += 1;
+                self.stack.udp_release(now, flow);
+            }
+        }
+    }
+
+    /// Datagrams from the overlay to Envoy; whether there may be more.
+    pub(super) fn udp_to_envoy(&mut self) -> bool {
+        for _ in 0..DATAGRAM_BUDGET {
+            let Some(flow) = self.stack.poll_datagram(&mut self.udp.payload) else { return false };
+            let payload = &self.udp.payload;
+            let sent = match self.udp.flows.get(&flow) {
+                Some(Owner::Egress { relay, client }) => self
+                    .udp
+                    .sockets
+                    .get(*relay)
+                    .is_some_and(|relay| relay.socket.send_to(payload, *client).is_ok()),
+                Some(Owner::Ingress { socket }) => self
+                    .udp
+                    .sockets
+                    .get(*socket)
+                    .is_some_and(|loopback| loopback.socket.send(payload).is_ok()),
+                None => false,
+            };
+            self.udp_stats.not_delivered += u64::from(!sent);
+        }
+        true
+    }
+
+    /// Datagrams from Envoy into the overlay; whether there may be more.
+    pub(super) fn udp_to_overlay(&mut self, now: Instant) -> bool {
+        let mut more = false;
+        for key in std::mem::take(&mut self.udp.ready) {
+            more |= self.udp_read(now, key);
+        }
+        more
+    }
+
+    fn udp_read(&mut self, now: Instant, key: usize) -> bool {
+        let mut buffer = [0; MAX_PAYLOAD];
+        for _ in 0..READ_BUDGET {
+            let Some(loopback) = self.udp.sockets.get(key) else { return false };
+            match loopback.socket.recv_from(&mut buffer) {
+                Ok((length, client)) => {
+                    let flow = match loopback.flow {
+                        Some(flow) => Some(flow),
+                        None => self.udp_flow(now, key, client),
+                    };
+                    match flow {
+                        Some(flow) => {
+                            // What the netstack does not take it counts.
+                            self.stack.udp_send(now, flow, &buffer[..length]);
+                        }
+                        None => self.udp_stats.refused += 1,
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    // ICMP port unreachable of the loopback: Envoy's listener is gone.
+                    if let Some(flow) = loopback.flow {
+                        self.stack.udp_release(now, flow);
+                        self.udp.closed(flow, &self.network);
+                        return false;
+                    }
+                }
+            }
+        }
+        // The rest of it in the next turn.
+        self.udp.ready.push(key);
+        true
+    }
+
+    /// The flow of a client of a relay; a new one if there is none.
+    fn udp_flow(&mut self, now: Instant, relay: usize, client: SocketAddr) -> Option<UdpFlowId> {
+        if let Some(flow) = self.udp.egress.get(&(relay, client)) {
+            return Some(*flow);
+        }
+        let destination = self.udp.sockets.get(relay)?.destination;
+        let flow = self.stack.udp_connect(now, destination).ok()?;
+        self.udp.egress.insert((relay, client), flow);
+        self.udp.flows.insert(flow, Owner::Egress { relay, client });
+        Some(flow)
+    }
+}
