@@ -9,7 +9,7 @@
 //!
 //! [`ads`] is the shell around it: tonic, tokio, one task for each stream.
 //!
-//! On top of it are the commands: [`nexd`] runs a node (this server and an Envoy), remembers rules ([`state`]) and
+//! On top of it are the commands: [`standalone`] serves an Envoy that others run; [`nexd`] runs a node (this server and an Envoy), remembers rules ([`state`]) and
 //! listens to [`nexctl`] ([`control`]).
 
 pub mod ads;
@@ -20,6 +20,7 @@ pub mod nexctl;
 pub mod nexd;
 pub mod rules;
 pub mod snapshot;
+pub mod standalone;
 pub mod state;
 pub mod subscription;
 pub mod translate;

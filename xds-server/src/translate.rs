@@ -46,7 +46,7 @@ pub struct Settings {
     pub network: String,
     /// The directory of the sockets between the module and Envoy's ingress listeners. An absolute path.
     pub runtime_dir: PathBuf,
-    /// How long Envoy waits for one attempt to reach one destination.
+    /// How long Envoy waits for one attempt to reach one destination; not zero.
     pub connect_timeout: Duration,
     /// Where Envoy writes one line for each connection.
     pub access_log: AccessLog,
@@ -104,6 +104,9 @@ pub enum AccessLog {
 /// [`RuleSet`] can be carried, so with settings that work for one rule set only the length of a socket path is left to
 /// fail.
 pub fn translate(rules: &RuleSet, settings: &Settings) -> Result<Snapshot, TranslateError> {
+    if settings.connect_timeout.is_zero() {
+        return Err(TranslateError::ConnectTimeout);
+    }
     let mut resources = Vec::new();
     let mut add = |kind, name: &str, body: Any| resources.push((ResourceName::new(kind, name), body));
 
@@ -146,6 +149,9 @@ pub enum TranslateError {
         /// What is wrong, and the remedy.
         reason: ConfigError,
     },
+    /// Envoy takes only a positive one.
+    #[error("the connect timeout must be more than 0")]
+    ConnectTimeout,
     /// A path is not UTF-8, which protobuf strings have to be.
     #[error("not a UTF-8 path: {}", .0.display())]
     Path(PathBuf),

@@ -403,6 +403,19 @@ fn a_server_that_restarts_changes_nothing() {
     });
 }
 
+/// Envoy is ready when it has all listeners and clusters, also when there are none.
+#[test]
+fn without_rules_envoy_is_ready_at_once() {
+    with_both("without_rules_envoy_is_ready_at_once", |rig| {
+        rig.publish();
+        rig.envoy.until("connected", || (rig.ads.status().connected == 1).then_some(()));
+        let start = Instant::now();
+        rig.envoy.until("live", || rig.envoy.admin("/ready").contains("LIVE").then_some(()));
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        rig.assert_log(&[]);
+    });
+}
+
 /// Two of three destinations refuse, and many clients come at once, before Envoy has met any of them.
 #[test]
 fn dead_destinations_are_passed_over() {

@@ -1,3 +1,7 @@
-//! The xDS server for people who run their own Envoy.
+//! The xDS server on its own; see [`xds_server::standalone`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    xds_server::standalone::main(std::env::args_os())
+}

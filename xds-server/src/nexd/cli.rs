@@ -197,7 +197,7 @@ impl ControlPlane {
 }
 
 /// A number with `ms`, `s`, `m` or nothing (seconds) after it; at most an hour.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let milliseconds = match unit {
@@ -212,7 +212,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "clap's signature")]
-fn access_log(text: &str) -> Result<AccessLog, String> {
+pub(crate) fn access_log(text: &str) -> Result<AccessLog, String> {
     Ok(match text {
         "off" => AccessLog::Off,
         "stdout" => AccessLog::Stdout,

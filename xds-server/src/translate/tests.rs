@@ -53,7 +53,7 @@ fn more_destinations_leave_the_listener_and_the_cluster_as_they_are() {
         let endpoints = format!("endpoints {name}");
         let tcp_proxy = format!("extension configuration {name}");
         assert_eq!(changed(&snapshot(1), &snapshot(2)), [endpoints.clone(), tcp_proxy]);
-        assert_eq!(changed(&snapshot(8), &snapshot(150)), [endpoints]);
+        assert_eq!(changed(&snapshot(62), &snapshot(150)), [endpoints]);
     }
 }
 
@@ -97,6 +97,8 @@ fn what_the_module_would_refuse_is_refused_here() {
     assert!(relative.starts_with("ingress/tcp/65535: socket"), "{relative}");
     let not_utf8 = error(with_dir(PathBuf::from(std::ffi::OsString::from_vec(b"/run/\xff".to_vec()))));
     assert!(not_utf8.starts_with("not a UTF-8 path: /run/"), "{not_utf8}");
+    let no_time = error(Settings { connect_timeout: Duration::ZERO, ..Settings::default() });
+    assert_eq!(no_time, "the connect timeout must be more than 0");
     let network = error(Settings { network: "a b".to_owned(), ..Settings::default() });
     assert!(network.starts_with("tunnel/a b: network"), "{network}");
 }
