@@ -84,8 +84,7 @@ impl NetworkConfig {
 
     fn load_wg_quick(&self, file: &Path) -> Result<Network, LoadError> {
         let wg = WgQuick::load(file)?;
-        let mtu = value::mtu(self.mtu.or(wg.mtu), &wg.addresses)
-            .map_err(|problem| ConfigError::rule("mtu", problem))?;
+        let mtu = value::mtu(self.mtu.or(wg.mtu)).map_err(|problem| ConfigError::rule("mtu", problem))?;
         let mut peers = wg.peers;
         let mut settled = Warnings::default();
         settle_allowed_ips(&mut peers, &mut settled);
@@ -105,8 +104,7 @@ impl NetworkConfig {
 
     fn load_inline(&self, file: &Path) -> Result<Network, LoadError> {
         let private_key: PrivateKey = load_key(file)?;
-        let mtu =
-            value::mtu(self.mtu, &self.addresses).map_err(|problem| ConfigError::rule("mtu", problem))?;
+        let mtu = value::mtu(self.mtu).map_err(|problem| ConfigError::rule("mtu", problem))?;
         let LoadedPeers { peers, warnings } = load_peers(&self.peers)?;
         Ok(Network {
             name: self.name.clone(),

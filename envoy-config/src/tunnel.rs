@@ -38,7 +38,7 @@ pub struct NetworkConfig {
     /// The UDP port; 0 is any free one. Overrides the wg-quick file's when given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen_port: Option<u16>,
-    /// Bytes in a packet inside the tunnel: 576 (with an IPv6 address 1,280) to 65,455. Overrides the wg-quick
+    /// Bytes in a packet inside the tunnel: 1,280 to 65,455. Overrides the wg-quick
     /// file's when given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
@@ -141,15 +141,12 @@ impl NetworkConfig {
                 if let Some((other, _)) = given.into_iter().find(|(_, given)| *given) {
                     return Err(at("wg_config_file")(Problem::Exclusive { other }));
                 }
-                if self.mtu.is_some() {
-                    // The addresses are still unknown: `load` looks again.
-                    value::mtu(self.mtu, &[]).map_err(at("mtu"))?;
-                }
+                value::mtu(self.mtu).map_err(at("mtu"))?;
             }
             (None, Some(file)) => {
                 value::key_path(file).map_err(at("private_key_file"))?;
                 self.validate_addresses(path)?;
-                value::mtu(self.mtu, &self.addresses).map_err(at("mtu"))?;
+                value::mtu(self.mtu).map_err(at("mtu"))?;
             }
             (None, None) => return Err(at("name")(Problem::NoIdentity)),
         }

@@ -14,10 +14,8 @@ use crate::{DEFAULT_MTU, Problem};
 
 /// Bytes that WireGuard, UDP and IPv6 add to a packet: no MTU above 65,535 less these can be sent.
 const OVERHEAD: u16 = 80;
-/// RFC 8200, section 5: IPv6 needs links of at least 1,280 bytes.
-const MIN_MTU_IPV6: u16 = 1280;
-/// RFC 791: every IPv4 host takes 576 bytes; less only multiplies headers.
-const MIN_MTU_IPV4: u16 = 576;
+/// RFC 8200, section 5: IPv6 needs links of at least 1,280 bytes. Every tunnel may carry IPv6.
+const MIN_MTU: u16 = 1280;
 /// No value worth showing is longer.
 const SHOWN_CHARACTERS: usize = 64;
 /// A run of base64 characters of this length may be a key, or most of one, in the wrong place.
@@ -137,11 +135,10 @@ pub(crate) fn overlay_address(net: IpNet) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The MTU of a network with these addresses: 576 (with an IPv6 address 1,280) to 65,455.
-pub(crate) fn mtu(mtu: Option<u16>, addresses: &[IpNet]) -> Result<u16, Problem> {
+/// The MTU of a network: 1,280 to 65,455.
+pub(crate) fn mtu(mtu: Option<u16>) -> Result<u16, Problem> {
     let mtu = mtu.unwrap_or(DEFAULT_MTU);
-    let ipv6 = addresses.iter().any(|net| net.addr().is_ipv6());
-    let minimum = if ipv6 { MIN_MTU_IPV6 } else { MIN_MTU_IPV4 };
+    let minimum = MIN_MTU;
     let maximum = u16::MAX - OVERHEAD;
     if (minimum..=maximum).contains(&mtu) { Ok(mtu) } else { Err(Problem::Mtu { mtu, minimum, maximum }) }
 }

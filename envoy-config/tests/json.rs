@@ -120,8 +120,8 @@ fn each_rule_of_a_network() {
             json!({"listen_port": 65536}),
             "networks[0].listen_port: invalid value: integer `65536`, expected u16",
         ),
-        (json!({"mtu": 575}), "networks[0].mtu: is 575, give 576 to 65455"),
-        (json!({"mtu": 65456}), "networks[0].mtu: is 65456, give 576 to 65455"),
+        (json!({"mtu": 1279}), "networks[0].mtu: is 1279, give 1280 to 65455"),
+        (json!({"mtu": 65456}), "networks[0].mtu: is 65456, give 1280 to 65455"),
         (json!({"mtu": 1279, "addresses": ["fd00::1"]}), "networks[0].mtu: is 1279, give 1280 to 65455"),
         (json!({"wg_config_file": "/wg0.conf"}), "networks[0].wg_config_file: excludes `private_key_file`"),
         (

@@ -127,7 +127,7 @@ fn each_error_names_its_line() {
             "line 4: ListenPort: \"65536\" is not a port from 0 (any) to 65535",
         ),
         (with_interface("MTU = big"), "line 4: MTU: \"big\" is not a number of bytes"),
-        (with_interface("MTU = 575"), "line 4: MTU: is 575, give 576 to 65455"),
+        (with_interface("MTU = 1279"), "line 4: MTU: is 1279, give 1280 to 65455"),
         (with_interface("MTU = 1279\nAddress = fd00::1"), "line 4: MTU: is 1279, give 1280 to 65455"),
         (with_interface("[Peer]\n"), "line 4: the section [Peer] has no PublicKey"),
         (with_interface("[Peer]\nPublicKey = x"), "line 5: PublicKey: has 1 characters"),

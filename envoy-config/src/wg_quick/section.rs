@@ -80,7 +80,7 @@ impl InterfaceLines {
         let mtu = match self.mtu.0 {
             None => None,
             Some((line, mtu)) => Some(
-                value::mtu(Some(mtu), &self.addresses)
+                value::mtu(Some(mtu))
                     .map_err(|problem| ParseError { line, reason: Reason::Value { key: "MTU", problem } })?,
             ),
         };
