@@ -4,11 +4,12 @@
 //! time ([`Instant`]) and a seed are arguments, so a simulation runs the same code as production and repeats exactly.
 //!
 //! Order of calls: inputs (`handle_*` and the commands) in any number; [`Netstack::poll_event`] until `None`;
-//! [`Netstack::poll_transmit`] until `None`; then sleep until [`Netstack::poll_timeout`] and call
+//! [`Netstack::poll_datagram`] until `None` (with UDP flows); [`Netstack::poll_transmit`] until `None`; then sleep until [`Netstack::poll_timeout`] and call
 //! [`Netstack::handle_timeout`].
 //!
 //! * `wireguard`: peers, handshakes, allowed IPs, roaming, keepalives.
-//! * `ip`: inner IP headers, ICMP.
+//! * `ip`: inner IP headers, ICMP, fragments.
+//! * `udp`: flows of datagrams, ended by silence.
 //! * `tcp`: flows. One flow's state machine is behind `tcp::engine`, so that it can be replaced alone.
 #![forbid(unsafe_code)]
 
@@ -17,10 +18,12 @@ mod config;
 mod event;
 mod ip;
 mod netstack;
+mod seed;
 mod stats;
 mod tcp;
 mod time;
 mod timers;
+mod udp;
 mod wireguard;
 
 pub use config::{Config, ConfigError, Limits, MAX_MTU, MIN_MTU, PeerConfig};

@@ -42,6 +42,11 @@ impl<K: Copy + Ord> Timers<K> {
         Some(key)
     }
 
+    /// The earliest key for which `wanted` holds. Looks at one after the other.
+    pub(crate) fn find(&self, wanted: impl Fn(&K) -> bool) -> Option<K> {
+        self.entries.iter().map(|&(_, key)| key).find(wanted)
+    }
+
     pub(crate) fn next(&self) -> Option<Instant> {
         self.entries.first().map(|&(at, _)| at)
     }

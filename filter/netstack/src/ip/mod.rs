@@ -1,11 +1,15 @@
-//! Inner IP packets: reading their headers, writing the few that the stack makes itself.
+//! Inner IP packets: reading their headers, writing those that the stack makes itself, fragments in both directions.
 
+mod cut;
 pub(crate) mod icmp;
 mod outbox;
 mod parse;
+mod reassembly;
 
+pub(crate) use cut::Cut;
 pub(crate) use outbox::Outbox;
-pub(crate) use parse::{Malformed, Packet, is_host};
+pub(crate) use parse::{Packet, Piece, is_host};
+pub(crate) use reassembly::Reassembly;
 
 use std::net::IpAddr;
 
@@ -24,7 +28,18 @@ const fn header_len(address: IpAddr) -> usize {
 
 /// An IP packet without options around `payload`. Both addresses have to be of one family.
 pub(crate) fn compose(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
-    let mut packet = vec![0; header_len(source) + payload.len()];
+    compose_with(source, destination, protocol, payload.len(), |space| space.copy_from_slice(payload))
+}
+
+/// The same for a payload of `len` bytes that `write` puts where it belongs.
+pub(crate) fn compose_with(
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    len: usize,
+    write: impl FnOnce(&mut [u8]),
+) -> Vec<u8> {
+    let mut packet = vec![0; header_len(source) + len];
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let total = u16::try_from(packet.len()).unwrap_or(u16::MAX);
@@ -40,7 +55,7 @@ pub(crate) fn compose(source: IpAddr, destination: IpAddr, protocol: u8, payload
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             packet[0] = 0x60;
-            packet[4..6].copy_from_slice(&u16::try_from(payload.len()).unwrap_or(u16::MAX).to_be_bytes());
+            packet[4..6].copy_from_slice(&u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
             packet[6] = protocol;
             packet[7] = 64;
             packet[8..24].copy_from_slice(&source.octets());
@@ -48,9 +63,28 @@ pub(crate) fn compose(source: IpAddr, destination: IpAddr, protocol: u8, payload
         }
         _ => {}
     }
-    let start = packet.len() - payload.len();
-    packet[start..].copy_from_slice(payload);
+    write(&mut packet[header_len(source)..]);
     packet
+}
+
+/// Whether the transport checksum is right. Packets are authenticated, so this is only asked where packets could have
+/// been mixed up: after reassembly, because an identification comes again after 65,536 packets (RFC 4963).
+pub(crate) fn checksum_holds(packet: &Packet<'_>) -> bool {
+    let (mut data, protocol) = (packet.payload, packet.protocol);
+    if protocol == UDP {
+        let Some(header) = data.first_chunk::<8>() else { return false };
+        if packet.source.is_ipv4() && header[6..] == [0, 0] {
+            return true;
+        }
+        let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
+        data = data.get(..len).unwrap_or(data);
+    }
+    let partial = match protocol {
+        TCP | UDP | ICMPV6 => pseudo_header(packet.source, packet.destination, protocol, data.len()),
+        ICMP => 0,
+        _ => return true,
+    };
+    checksum(partial, data) == 0
 }
 
 /// The Internet checksum (RFC 1071) of `data`, on top of a partial sum.

@@ -1,4 +1,4 @@
-//! Packets that the stack makes by itself, outside of any flow's turn to send.
+//! Whole packets that wait to be sent, outside of any TCP flow's turn.
 
 use std::collections::VecDeque;
 
@@ -8,15 +8,26 @@ use crate::Stats;
 const MAX_PACKETS: usize = 1024;
 const MAX_BYTES: usize = 1 << 20;
 
-#[derive(Default)]
 pub(crate) struct Outbox {
     packets: VecDeque<Vec<u8>>,
     bytes: usize,
+    max_packets: usize,
+    max_bytes: usize,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self::new(MAX_PACKETS, MAX_BYTES)
+    }
 }
 
 impl Outbox {
+    pub(crate) const fn new(max_packets: usize, max_bytes: usize) -> Self {
+        Self { packets: VecDeque::new(), bytes: 0, max_packets, max_bytes }
+    }
+
     pub(crate) fn is_full(&self) -> bool {
-        self.packets.len() >= MAX_PACKETS || self.bytes >= MAX_BYTES
+        self.packets.len() >= self.max_packets || self.bytes >= self.max_bytes
     }
 
     /// False (and counted) when there is no room.

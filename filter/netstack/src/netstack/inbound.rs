@@ -1,24 +1,17 @@
 //! Inner packets on their way in.
 
-use super::Netstack;
-use crate::ip::icmp;
-use crate::ip::{self, Malformed, Packet};
+use super::{Netstack, Route};
+use crate::ip::icmp::{self, Undelivered};
+use crate::ip::{self, Packet};
 use crate::tcp::segment::Tuple;
 use crate::wireguard::PeerId;
 
 impl Netstack {
     /// Takes an inner packet; `None` is ourselves.
     pub(super) fn receive(&mut self, from: Option<PeerId>, bytes: &[u8]) {
-        let packet = match Packet::parse(bytes) {
-            Ok(packet) => packet,
-            Err(Malformed::Header) => {
-                self.stats.bad_packet += 1;
-                return;
-            }
-            Err(Malformed::Fragment) => {
-                self.stats.fragment += 1;
-                return;
-            }
+        let Ok((packet, piece)) = Packet::parse_any(bytes) else {
+            self.stats.bad_packet += 1;
+            return;
         };
         // Nobody speaks for us, and nobody for another peer.
         if from.is_some() && (self.is_own(packet.source) || self.wireguard.route(packet.source) != from) {
@@ -29,27 +22,67 @@ impl Netstack {
             self.stats.not_ours += 1;
             return;
         }
+        let Some(piece) = piece else {
+            self.receive_whole(from, &packet);
+            return;
+        };
+        let whole = self.reassembly.add(self.now, from, &packet, piece, &mut self.stats);
+        match whole.as_deref().map(Packet::parse) {
+            Some(Ok(packet)) if ip::checksum_holds(&packet) => self.receive_whole(from, &packet),
+            Some(Ok(_)) => self.stats.bad_checksum += 1,
+            Some(Err(_)) => self.stats.bad_packet += 1,
+            None => {}
+        }
+    }
+
+    fn receive_whole(&mut self, from: Option<PeerId>, packet: &Packet<'_>) {
         match packet.protocol {
             ip::TCP => {
                 let (tcp, mut cx) = self.tcp();
-                tcp.receive(&mut cx, &packet);
+                tcp.receive(&mut cx, packet);
             }
-            ip::UDP => self.refuse_udp(&packet),
-            ip::ICMP | ip::ICMPV6 => self.receive_icmp(&packet),
+            ip::UDP => {
+                if !self.udp.receive(self.now, packet, &mut self.stats) {
+                    self.refuse_udp(packet);
+                }
+            }
+            ip::ICMP | ip::ICMPV6 => self.receive_icmp(from, packet),
             _ => self.stats.unhandled += 1,
         }
     }
 
-    fn receive_icmp(&mut self, packet: &Packet<'_>) {
+    fn receive_icmp(&mut self, from: Option<PeerId>, packet: &Packet<'_>) {
         if let Some(reply) = icmp::echo_reply(packet) {
             if self.outbox.push(reply, &mut self.stats) {
                 self.stats.echo_replies += 1;
             }
-        } else if let Some((local, remote, seq)) = icmp::unreachable_flow(packet) {
-            let (tcp, mut cx) = self.tcp();
-            tcp.unreachable(&mut cx, Tuple { local, remote }, seq);
-        } else {
+        } else if let Some((ident, seq)) = icmp::echo_replied(packet)
+            && self.pings.answer(self.now, packet.source, ident, seq)
+        {
+            self.stats.pongs_received += 1;
+        } else if !icmp::undelivered(packet).is_some_and(|message| self.undelivered(from, &message)) {
             self.stats.unhandled += 1;
+        }
+    }
+
+    /// Whether the message concerns something here.
+    fn undelivered(&mut self, from: Option<PeerId>, message: &Undelivered) -> bool {
+        let &Undelivered { protocol, local, remote, seq } = message;
+        // Only those who would have carried the packet can know what became of it.
+        let way = match self.route(remote.ip()) {
+            Some(Route::Own) => from.is_none(),
+            Some(Route::Peer(peer)) => from == Some(peer),
+            None => false,
+        };
+        let tuple = Tuple { local, remote };
+        match protocol {
+            ip::TCP if way => {
+                let (tcp, mut cx) = self.tcp();
+                tcp.unreachable(&mut cx, tuple, seq);
+                true
+            }
+            ip::UDP if way => self.udp.unreachable(tuple, &mut self.stats),
+            _ => false,
         }
     }
 

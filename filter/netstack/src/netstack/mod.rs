@@ -3,6 +3,8 @@
 mod datagrams;
 mod inbound;
 mod outbound;
+mod pings;
+mod waiting;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,16 +12,23 @@ use ipnet::IpNet;
 
 use crate::batch::Batch;
 use crate::ip::icmp::ErrorLimit;
-use crate::ip::{self, Outbox};
+use crate::ip::{self, Cut, Outbox, Reassembly};
+use crate::seed::next_random;
 use crate::tcp::{Context, Tcp};
+use crate::udp::Udp;
 use crate::wireguard::{PeerId, Wireguard};
 use crate::{
     Config, ConfigError, ConnectError, Event, FlowId, Instant, MAX_MTU, MIN_MTU, PeerConfig, PeerStatus,
     Stats, Transmit,
 };
+use pings::Pings;
+use waiting::Waiting;
 
 /// Packets to ourselves that one `handle_timeout` delivers.
 const LOOPBACK_BUDGET: usize = 1024;
+/// Datagrams and their bytes that wait for `poll_transmit`: more than a driver sends at once.
+const MAX_DATAGRAMS: usize = 4096;
+const MAX_DATAGRAM_BYTES: usize = 4 << 20;
 
 /// One WireGuard interface with its TCP/IP stack. See the crate's documentation for the order of calls.
 pub struct Netstack {
@@ -27,6 +36,20 @@ pub struct Netstack {
     addresses: Vec<IpNet>,
     wireguard: Wireguard,
     tcp: Tcp,
+    udp: Udp,
+    pings: Pings,
+    reassembly: Reassembly,
+    /// Datagrams and echo requests on their way out, not cut yet.
+    datagrams: Outbox,
+    /// The one of them that is being sent.
+    cut: Option<Cut>,
+    /// Those whose peers have no session.
+    waiting_datagrams: Waiting,
+    /// Identification of the next packet that has to be cut.
+    packet_id: u32,
+    /// Datagrams and TCP flows take turns to fill a batch first.
+    flows_first: bool,
+    mtu: usize,
     /// Packets the stack makes by itself.
     outbox: Outbox,
     /// Packets to ourselves.
@@ -71,11 +94,22 @@ impl Netstack {
                 return Err(ConfigError::Limit(name));
             }
         }
+        let mut random = !seed;
         Ok(Self {
             now,
             addresses,
             wireguard: Wireguard::new(now, private_key, mtu),
             tcp: Tcp::new(now, seed, mtu, limits),
+            udp: Udp::new(next_random(&mut random), limits),
+            pings: Pings::default(),
+            reassembly: Reassembly::new(next_random(&mut random), limits.reassembly_bytes),
+            datagrams: Outbox::new(MAX_DATAGRAMS, MAX_DATAGRAM_BYTES),
+            cut: None,
+            waiting_datagrams: Waiting::default(),
+            // The upper half is the part that does not follow from the numbers taken before.
+            packet_id: (next_random(&mut random) >> 32) as u32,
+            flows_first: false,
+            mtu: mtu.into(),
             outbox: Outbox::default(),
             loopback: Outbox::default(),
             errors: ErrorLimit::new(now),
@@ -95,6 +129,10 @@ impl Netstack {
         self.advance(now);
         self.wireguard.set_peers(self.now, peers, &mut self.stats)?;
         self.tcp.unpark_all();
+        // Routes have changed, and the id of a peer that is gone may name another one.
+        for peer in self.waiting_datagrams.peers() {
+            self.requeue(peer);
+        }
         Ok(())
     }
 
@@ -114,13 +152,10 @@ impl Netstack {
     /// When no flow can be made.
     pub fn connect(&mut self, now: Instant, remote: SocketAddr) -> Result<FlowId, ConnectError> {
         self.advance(now);
-        if remote.port() == 0 || !ip::is_host(remote.ip()) {
+        if remote.port() == 0 {
             return Err(ConnectError::InvalidDestination);
         }
-        let local = match self.route(remote.ip()).ok_or(ConnectError::NoRoute)? {
-            Route::Own => remote.ip(),
-            Route::Peer(_) => self.source_for(remote.ip()).ok_or(ConnectError::NoSourceAddress)?,
-        };
+        let local = self.local_for(remote.ip())?;
         let (tcp, mut cx) = self.tcp();
         tcp.connect(&mut cx, local, remote)
     }
@@ -212,6 +247,9 @@ impl Netstack {
         self.advance(now);
         self.wireguard.handle_timeout(self.now, &mut self.stats);
         self.unpark();
+        self.reassembly.handle_timeout(self.now, &mut self.stats);
+        self.waiting_datagrams.handle_timeout(self.now, &mut self.stats);
+        self.udp.handle_timeout(self.now, &mut self.stats);
         for _ in 0..LOOPBACK_BUDGET {
             let Some(packet) = self.loopback.pop() else { break };
             self.receive(None, &packet);
@@ -227,10 +265,18 @@ impl Netstack {
     /// ourselves, or events that came up while sending.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if !self.loopback.is_empty() || !self.waiting.is_empty() || self.tcp.has_events() {
+        let events = self.tcp.has_events() || self.udp.has_events() || self.pings.has_events();
+        if events || !self.loopback.is_empty() || !self.waiting.is_empty() {
             return Some(self.now);
         }
-        [self.wireguard.poll_timeout(), self.tcp.poll_timeout()].into_iter().flatten().min()
+        let deadlines = [
+            self.wireguard.poll_timeout(),
+            self.tcp.poll_timeout(),
+            self.udp.poll_timeout(),
+            self.reassembly.poll_timeout(),
+            self.waiting_datagrams.poll_timeout(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Fills `buffer` (cleared first) with one or more datagrams for one destination: at most 64 of one size (the last may be
@@ -248,7 +294,14 @@ impl Netstack {
         }
         let mut packet = std::mem::take(&mut self.packet);
         self.fill_from_outbox(&mut batch);
-        self.fill_from_flows(&mut batch, &mut packet);
+        self.flows_first = !self.flows_first;
+        if self.flows_first {
+            self.fill_from_flows(&mut batch, &mut packet);
+            self.fill_from_datagrams(&mut batch, &mut packet);
+        } else {
+            self.fill_from_datagrams(&mut batch, &mut packet);
+            self.fill_from_flows(&mut batch, &mut packet);
+        }
         self.packet = packet;
         if batch.is_empty() {
             // Looking for something to send may have started a handshake.
@@ -263,7 +316,10 @@ impl Netstack {
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.tcp.poll_event(&mut self.stats)
+        self.tcp
+            .poll_event(&mut self.stats)
+            .or_else(|| self.udp.poll_event(&mut self.stats))
+            .or_else(|| self.pings.poll_event())
     }
 
     /// Counters and gauges.

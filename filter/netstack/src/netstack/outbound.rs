@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::{Netstack, Route};
 use crate::FlowId;
 use crate::batch::Batch;
-use crate::ip::Packet;
+use crate::ip::{Cut, Packet};
 use crate::wireguard::PeerId;
 
 /// Segments that a flow sends before the next one has its turn.
@@ -16,6 +16,11 @@ impl Netstack {
         while !batch.is_full()
             && let Some(mut packet) = self.outbox.pop()
         {
+            if packet.len() > self.mtu {
+                // The answer to a large echo request.
+                self.datagrams.push(packet, &mut self.stats);
+                continue;
+            }
             let destination = Packet::parse(&packet).ok().map(|packet| packet.destination);
             match destination.and_then(|destination| self.route(destination)) {
                 Some(Route::Own) => {
@@ -32,6 +37,51 @@ impl Netstack {
                 None => self.stats.unroutable += 1,
             }
         }
+    }
+
+    pub(super) fn fill_from_datagrams(&mut self, batch: &mut Batch<'_>, packet: &mut Vec<u8>) {
+        while !batch.is_full()
+            && let Some(mut cut) = self.next_cut()
+        {
+            match self.route(cut.destination()) {
+                None => self.stats.unroutable += 1,
+                // It is received at the next `handle_timeout`, and then there is room again.
+                Some(Route::Own) if self.loopback.is_full() => {
+                    self.cut = Some(cut);
+                    return;
+                }
+                Some(Route::Own) => {
+                    self.loopback.push(cut.into_packet(), &mut self.stats);
+                }
+                Some(Route::Peer(peer)) => match self.wireguard.open(self.now, peer, &mut self.stats) {
+                    None => {
+                        self.wireguard.want(self.now, peer, &mut self.stats);
+                        self.waiting_datagrams.push(self.now, peer, cut.into_packet(), &mut self.stats);
+                    }
+                    Some(endpoint) if !batch.goes_to(endpoint) => {
+                        self.cut = Some(cut);
+                        return;
+                    }
+                    Some(endpoint) => {
+                        while !cut.is_done() && !batch.is_full() {
+                            self.stats.fragments_sent += u64::from(cut.next(self.mtu, packet));
+                            self.seal(batch, peer, endpoint, packet);
+                        }
+                        self.cut = Some(cut).filter(|cut| !cut.is_done());
+                    }
+                },
+            }
+        }
+    }
+
+    fn next_cut(&mut self) -> Option<Cut> {
+        if let Some(cut) = self.cut.take() {
+            return Some(cut);
+        }
+        let packet = self.datagrams.pop()?;
+        let id = self.packet_id;
+        self.packet_id = id.wrapping_add(u32::from(packet.len() > self.mtu));
+        Cut::new(packet, id)
     }
 
     pub(super) fn fill_from_flows(&mut self, batch: &mut Batch<'_>, packet: &mut Vec<u8>) {
@@ -81,6 +131,14 @@ impl Netstack {
     pub(super) fn unpark(&mut self) {
         while let Some(peer) = self.wireguard.take_settled() {
             self.tcp.unpark(peer);
+            self.requeue(peer);
+        }
+    }
+
+    /// Datagrams that waited for `peer` go on in front of those that came later. They find their way anew.
+    pub(super) fn requeue(&mut self, peer: PeerId) {
+        for packet in self.waiting_datagrams.take(peer).into_iter().rev() {
+            self.datagrams.unpop(packet);
         }
     }
 

@@ -17,7 +17,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use nexodus_netstack::{CloseReason, Config, Event, FlowId, Instant, Limits, Netstack, PeerConfig};
+use nexodus_netstack::{
+    CloseReason, Config, Event, FlowId, Instant, Limits, Netstack, PeerConfig, UdpFlowId,
+};
 
 pub use app::App;
 pub use wire::{Link, Random, Wire};
@@ -35,6 +37,12 @@ pub struct Node {
     pub events: Vec<Event>,
     pub incoming: VecDeque<FlowId>,
     pub closed: BTreeMap<FlowId, CloseReason>,
+    /// Received datagrams, unless they are sent back.
+    pub datagrams: Vec<(UdpFlowId, Vec<u8>)>,
+    /// Datagrams of flows that others opened are sent back.
+    pub udp_echo: bool,
+    /// Flows that others opened.
+    pub udp_incoming: Vec<UdpFlowId>,
     key: [u8; 32],
 }
 
@@ -154,6 +162,9 @@ impl World {
             events: Vec::new(),
             incoming: VecDeque::new(),
             closed: BTreeMap::new(),
+            datagrams: Vec::new(),
+            udp_echo: false,
+            udp_incoming: Vec::new(),
             key: key(node),
         });
     }
@@ -216,6 +227,7 @@ impl World {
     fn settle(&mut self) {
         for index in 0..self.nodes.len() {
             self.drain_events(index);
+            self.drain_datagrams(index);
             self.transmit(index);
         }
     }
@@ -256,12 +268,29 @@ impl World {
                     continue;
                 }
                 Event::Readable { flow } | Event::Writable { flow } => flow,
-                Event::UdpIncoming { .. } | Event::UdpClosed { .. } | Event::Pong { .. } => continue,
+                Event::UdpIncoming { flow, .. } => {
+                    node.udp_incoming.push(flow);
+                    continue;
+                }
+                Event::UdpClosed { .. } | Event::Pong { .. } => continue,
             };
             if let Some(app) = node.apps.get_mut(&flow) {
                 app.pump(&mut node.stack, now, flow);
             }
         }
+    }
+
+    fn drain_datagrams(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let mut payload = vec![0xee; 3];
+        while let Some(flow) = node.stack.poll_datagram(&mut payload) {
+            if node.udp_echo && node.udp_incoming.contains(&flow) {
+                node.stack.udp_send(self.now, flow, &payload);
+            } else {
+                node.datagrams.push((flow, payload.clone()));
+            }
+        }
+        assert!(payload.is_empty());
     }
 
     fn transmit(&mut self, index: usize) {
