@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use e2e::{
     CLIENT_LIMIT, Pattern, Server, Tunnel, connect, echo, measured, memory_kib, need, products,
-    raise_file_limit, receive, send,
+    raise_file_limit, receive, send, within,
 };
 
 const MIB: u64 = 1 << 20;
@@ -154,6 +154,33 @@ fn a_client_that_does_not_read_stops_the_server_and_fills_no_memory() {
 }
 
 #[test]
+fn clients_that_leave_in_the_middle_of_a_download_take_nothing_with_them() {
+    let products = need!(products());
+    let sent = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&sent);
+    let server = Server::local(move |stream| {
+        // Ends when the client leaves.
+        let _ = send(Counted(stream, &counter), 6, 10 * GIB);
+    });
+    let tunnel = Tunnel::to(&products, server.address());
+    let envoys = || [&tunnel.one, &tunnel.two].map(e2e::Node::envoy_id);
+    let before = envoys();
+    for round in 0..30 {
+        sent.store(0, Ordering::Relaxed);
+        let clients: Vec<_> = (0..8).map(|_| client(&tunnel)).collect();
+        // Every buffer on the way is full: nobody reads.
+        wait_quiet(&sent, Duration::from_millis(100));
+        // With unread bytes these are resets.
+        drop(clients);
+        let active = format!("cluster.{}.upstream_cx_active", tunnel.egress_listener());
+        within(CLIENT_LIMIT, "the connections to be gone", || {
+            assert_eq!(envoys(), before, "an Envoy ended in round {round}");
+            (tunnel.two.admin().get("/stats")?.contains(&format!("{active}: 0\n"))).then_some(())
+        });
+    }
+}
+
+#[test]
 fn a_server_that_does_not_read_stops_the_client_and_fills_no_memory() {
     let products = need!(products());
     let (go, wait) = mpsc::channel::<()>();
@@ -181,19 +208,24 @@ fn a_server_that_does_not_read_stops_the_client_and_fills_no_memory() {
     assert_eq!(count.expect("unchanged data"), 256 * MIB);
 }
 
-/// Waits until nothing moves any more, then watches that nothing grows.
-fn check_stall(tunnel: &Tunnel, sent: &AtomicU64, direction: &str, connections: usize) {
-    const QUIET: Duration = Duration::from_secs(1);
+/// Waits until bytes have moved and then none did for this long; how many it were.
+fn wait_quiet(sent: &AtomicU64, quiet: Duration) -> u64 {
     let start = Instant::now();
     let (mut last, mut since) = (0, Instant::now());
-    while since.elapsed() < QUIET || last == 0 {
+    while since.elapsed() < quiet || last == 0 {
         let now = sent.load(Ordering::Relaxed);
         if now != last {
             (last, since) = (now, Instant::now());
         }
         assert!(start.elapsed() < Duration::from_secs(20), "{} MiB sent and no end", now / MIB);
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(10));
     }
+    last
+}
+
+/// Waits until nothing moves any more, then watches that nothing grows.
+fn check_stall(tunnel: &Tunnel, sent: &AtomicU64, direction: &str, connections: usize) {
+    let last = wait_quiet(sent, Duration::from_secs(1));
     let stalled = memory(tunnel);
     let mut highest = stalled;
     let watch = Instant::now();
