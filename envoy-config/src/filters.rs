@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::tunnel::{default_network, validate_peers};
+use crate::udp::{UdpRelay, check_relays};
 use crate::{ConfigError, LoadError, LoadedPeers, PeerConfig, Problem, json, network, value};
 
 /// The configuration of the network filter `nexodus.egress`, the last in the internal listener `tunnel/<network>`.
@@ -17,6 +18,10 @@ pub struct EgressConfig {
     /// The network's peers from now on; absent means those it has. An empty list removes them all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peers: Option<Vec<PeerConfig>>,
+    /// What the endpoints of egress UDP clusters stand for. They are here, and not in a filter of the UDP listener, so
+    /// that a changed list of destinations leaves the listener and its sessions alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub udp_relays: Vec<UdpRelay>,
 }
 
 impl EgressConfig {
@@ -30,6 +35,7 @@ impl EgressConfig {
     /// Checks every rule that needs no file.
     pub fn validate(&self) -> Result<(), ConfigError> {
         check_network(&self.network)?;
+        check_relays(&self.udp_relays)?;
         validate_peers(self.peers.as_deref().unwrap_or_default(), "")
     }
 

@@ -9,7 +9,6 @@
 //! | `tunnel` | bootstrap extension | [`TunnelConfig`] |
 //! | `nexodus.egress` | network filter | [`EgressConfig`] |
 //! | `nexodus.ingress` | network filter | [`IngressConfig`] |
-//! | `nexodus.udp_egress` | UDP listener filter | [`UdpEgressConfig`] |
 //! | `nexodus.udp_ingress` | UDP listener filter | [`UdpIngressConfig`] |
 //! | `nexodus.connect` | transport socket | [`ConnectConfig`] |
 //!
@@ -45,7 +44,7 @@ pub use limits::{
 pub use network::{LoadedPeers, Network, Peer};
 pub use secret_file::FileError;
 pub use tunnel::{NetworkConfig, PeerConfig, TunnelConfig};
-pub use udp::{MAX_UDP_RELAYS, UdpEgressConfig, UdpIngressConfig, UdpRelay};
+pub use udp::{MAX_UDP_RELAYS, UdpIngressConfig, UdpRelay};
 pub use wg_quick::WgQuick;
 
 /// The name of the network when a configuration names none.

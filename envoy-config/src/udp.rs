@@ -1,4 +1,4 @@
-//! The configurations of the UDP listener filters.
+//! UDP: the loopback addresses that Envoy's `udp_proxy` and the module meet at.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -9,22 +9,11 @@ use crate::filters::check_network;
 use crate::tunnel::default_network;
 use crate::{ConfigError, Problem, json, value};
 
-/// Relays of one listener, at most: as many destinations as one rule's port can have.
-pub const MAX_UDP_RELAYS: usize = 1024;
+/// Relays of a network, at most: each is a socket.
+pub const MAX_UDP_RELAYS: usize = 4096;
 
-/// The configuration of the UDP listener filter `nexodus.udp_egress`: which loopback address stands for which
-/// destination in the overlay. `udp_proxy` behind it sends to the loopback addresses; the module owns their sockets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct UdpEgressConfig {
-    /// The network that carries the datagrams.
-    #[serde(default = "default_network")]
-    pub network: String,
-    /// The endpoints of the listener's cluster.
-    pub relays: Vec<UdpRelay>,
-}
-
-/// A loopback address and the overlay destination that it stands for.
+/// A loopback address and the overlay destination that it stands for: an endpoint of an egress UDP cluster. The module
+/// owns the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UdpRelay {
@@ -34,35 +23,23 @@ pub struct UdpRelay {
     pub destination: SocketAddr,
 }
 
-impl UdpEgressConfig {
-    /// Parses and validates.
-    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
-        let config: Self = json::parse(json)?;
-        config.validate()?;
-        Ok(config)
+/// Checks the relays of a network.
+pub(crate) fn check_relays(relays: &[UdpRelay]) -> Result<(), ConfigError> {
+    if relays.len() > MAX_UDP_RELAYS {
+        let problem = Problem::TooMany { what: "relays", found: relays.len(), limit: MAX_UDP_RELAYS };
+        return Err(ConfigError::rule("udp_relays", problem));
     }
-
-    /// Checks every rule.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        check_network(&self.network)?;
-        if self.relays.len() > MAX_UDP_RELAYS {
-            let problem =
-                Problem::TooMany { what: "relays", found: self.relays.len(), limit: MAX_UDP_RELAYS };
-            return Err(ConfigError::rule("relays", problem));
+    let mut seen = HashSet::new();
+    for (index, relay) in relays.iter().enumerate() {
+        let at = |field: &str| format!("udp_relays[{index}].{field}");
+        loopback(relay.relay).map_err(|problem| ConfigError::rule(at("relay"), problem))?;
+        if !seen.insert(relay.relay) {
+            let problem = Problem::RepeatedRelay { relay: relay.relay };
+            return Err(ConfigError::rule(at("relay"), problem));
         }
-        let mut seen = HashSet::new();
-        for (index, relay) in self.relays.iter().enumerate() {
-            let at = |field: &str| format!("relays[{index}].{field}");
-            loopback(relay.relay).map_err(|problem| ConfigError::rule(at("relay"), problem))?;
-            if !seen.insert(relay.relay) {
-                let problem = Problem::RepeatedRelay { relay: relay.relay };
-                return Err(ConfigError::rule(at("relay"), problem));
-            }
-            port(relay.destination.port())
-                .map_err(|problem| ConfigError::rule(at("destination"), problem))?;
-        }
-        Ok(())
+        port(relay.destination.port()).map_err(|problem| ConfigError::rule(at("destination"), problem))?;
     }
+    Ok(())
 }
 
 /// The configuration of the UDP listener filter `nexodus.udp_ingress`: what its listener, on a loopback address, stands
@@ -108,27 +85,28 @@ fn port(port: u16) -> Result<(), Problem> {
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::EgressConfig;
     use serde_json::json;
 
-    fn egress(relays: &serde_json::Value) -> Result<UdpEgressConfig, String> {
-        let json = json!({ "relays": relays }).to_string();
-        UdpEgressConfig::from_json(json.as_bytes()).map_err(|error| error.to_string())
+    fn egress(relays: &serde_json::Value) -> Result<EgressConfig, String> {
+        let json = json!({ "udp_relays": relays }).to_string();
+        EgressConfig::from_json(json.as_bytes()).map_err(|error| error.to_string())
     }
 
     #[test]
     fn relays_are_loopback_addresses_each_of_its_own() {
         let good = json!([{"relay": "127.7.0.1:40000", "destination": "100.64.0.2:53"}, {"relay": "[::1]:40000", "destination": "[fd00::2]:53"}]);
-        assert_eq!(egress(&good).unwrap().relays.len(), 2);
+        assert_eq!(egress(&good).unwrap().udp_relays.len(), 2);
         for (relays, expected) in [
             (
                 json!([{"relay": "10.0.0.1:4", "destination": "100.64.0.2:53"}]),
-                "relays[0].relay: 10.0.0.1:4 is not a loopback address",
+                "udp_relays[0].relay: 10.0.0.1:4 is not a loopback address",
             ),
-            (json!([{"relay": "127.0.0.1:0", "destination": "100.64.0.2:53"}]), "relays[0].relay: "),
-            (json!([{"relay": "127.0.0.1:4", "destination": "100.64.0.2:0"}]), "relays[0].destination: "),
+            (json!([{"relay": "127.0.0.1:0", "destination": "100.64.0.2:53"}]), "udp_relays[0].relay: "),
+            (json!([{"relay": "127.0.0.1:4", "destination": "100.64.0.2:0"}]), "udp_relays[0].destination: "),
             (
                 json!([{"relay": "127.0.0.1:4", "destination": "100.64.0.2:1"}, {"relay": "127.0.0.1:4", "destination": "100.64.0.3:1"}]),
-                "relays[1].relay: 127.0.0.1:4 stands for another destination already",
+                "udp_relays[1].relay: 127.0.0.1:4 stands for another destination already",
             ),
         ] {
             let error = egress(&relays).unwrap_err();
@@ -137,7 +115,7 @@ mod tests {
         let many: Vec<_> = (0..=MAX_UDP_RELAYS)
             .map(|i| json!({"relay": format!("127.0.{}.{}:1", i / 250, i % 250), "destination": "100.64.0.2:53"}))
             .collect();
-        assert!(egress(&json!(many)).unwrap_err().contains("at most 1024"));
+        assert!(egress(&json!(many)).unwrap_err().contains("at most 4096"));
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn what_may_be_left_out_has_a_default() {
     assert_eq!(config.networks[0].limits, Limits { max_flows: 65_536, buffer_bytes: 1 << 30 });
 
     let config = EgressConfig::from_json(b"").unwrap();
-    assert_eq!(config, EgressConfig { network: "default".to_owned(), peers: None });
+    assert_eq!(config, EgressConfig { network: "default".to_owned(), peers: None, udp_relays: Vec::new() });
     assert_eq!(ConnectConfig::from_json(b" ").unwrap(), ConnectConfig {});
 }
 
@@ -229,7 +229,11 @@ fn the_number_of_peers_and_the_size_are_bounded() {
                 persistent_keepalive: None,
             }
         };
-        EgressConfig { network: "default".to_owned(), peers: Some((0..count).map(peer).collect()) }
+        EgressConfig {
+            network: "default".to_owned(),
+            peers: Some((0..count).map(peer).collect()),
+            udp_relays: Vec::new(),
+        }
     };
     let limit = u32::try_from(MAX_PEERS).unwrap();
     assert!(peers(limit).validate().is_ok());

@@ -31,6 +31,7 @@ impl EgressFilterConfig {
             }
             network.set_peers(loaded.peers);
         }
+        network.set_udp_relays(&config.udp_relays);
         Ok(Self { network })
     }
 }

@@ -6,7 +6,6 @@
 //! | `nexodus.egress` | terminal network filter | ends an internal connection in a TCP flow of the overlay |
 //! | `nexodus.connect` | upstream transport socket | reports "connected" to Envoy only when the overlay handshake is done |
 //! | `nexodus.ingress` | network filter | ties a connection that came out of the overlay to its flow, so that resets travel |
-//! | `nexodus.udp_egress` | UDP listener filter | has the network thread own the loopback sockets that stand for overlay destinations |
 //! | `nexodus.udp_ingress` | UDP listener filter | lets only datagrams out of the overlay through to `udp_proxy` |
 //!
 //! This crate is the only one that touches Envoy, threads, sockets and clocks; [`nexodus_netstack`] and
@@ -77,9 +76,8 @@ fn new_udp_listener_filter_config<EC: EnvoyUdpListenerFilterConfig, ELF: EnvoyUd
     config: &[u8],
 ) -> Option<Box<dyn UdpListenerFilterConfig<ELF>>> {
     match name {
-        "nexodus.udp_egress" => Some(Box::new(accepted(name, udp::UdpEgressFilterConfig::new(config))?)),
         "nexodus.udp_ingress" => Some(Box::new(accepted(name, udp::UdpIngressFilterConfig::new(config))?)),
-        _ => unknown("UDP listener filter", name, "nexodus.udp_egress, nexodus.udp_ingress"),
+        _ => unknown("UDP listener filter", name, "nexodus.udp_ingress"),
     }
 }
 

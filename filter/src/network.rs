@@ -68,7 +68,7 @@ pub(crate) struct Desired {
     /// Overlay TCP port to the Unix socket of its Envoy listener, with the configuration that said so last.
     pub(crate) listeners: BTreeMap<u16, (u64, PathBuf)>,
     /// Loopback address to the overlay destination that it stands for.
-    pub(crate) udp_relays: BTreeMap<SocketAddr, (u64, SocketAddr)>,
+    pub(crate) udp_relays: BTreeMap<SocketAddr, SocketAddr>,
     /// Overlay UDP port to the loopback address of its Envoy listener.
     pub(crate) udp_listeners: BTreeMap<u16, (u64, SocketAddr)>,
 }
@@ -174,18 +174,10 @@ impl Network {
         self.changed();
     }
 
-    pub(crate) fn set_udp_relays(&self, relays: &[UdpRelay], generation: u64) {
-        let new = relays.iter().map(|relay| (relay.relay, (generation, relay.destination)));
-        lock(&self.desired).udp_relays.extend(new);
-        self.changed();
-    }
-
-    pub(crate) fn remove_udp_relays(&self, relays: &[SocketAddr], generation: u64) {
-        let mut desired = lock(&self.desired);
-        for relay in relays {
-            remove_generation(&mut desired.udp_relays, relay, generation);
-        }
-        drop(desired);
+    /// Replaces what loopback addresses stand for.
+    pub(crate) fn set_udp_relays(&self, relays: &[UdpRelay]) {
+        lock(&self.desired).udp_relays =
+            relays.iter().map(|relay| (relay.relay, relay.destination)).collect();
         self.changed();
     }
 

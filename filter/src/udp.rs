@@ -1,50 +1,14 @@
-//! `nexodus.udp_egress` and `nexodus.udp_ingress`: UDP listener filters in front of Envoy's `udp_proxy`.
+//! `nexodus.udp_ingress`: the UDP listener filter in front of `udp_proxy` in listeners for the overlay's callers.
 //!
-//! `udp_proxy` speaks to sockets only, so the network thread owns loopback sockets: for egress one for each overlay
-//! destination (`driver::udp_egress`), for ingress one for each caller (`driver::udp_ingress`). The filters tell it
-//! which, for as long as their listeners live.
+//! `udp_proxy` speaks to sockets only, so the network thread has loopback sockets (`driver::udp_proxy`). This filter tells
+//! it which port of the overlay its listener stands for, and lets nobody else in.
 
 use crate::network::{self, Network};
-use envoy_config::{UdpEgressConfig, UdpIngressConfig};
+use envoy_config::UdpIngressConfig;
 use envoy_proxy_dynamic_modules_rust_sdk::abi::envoy_dynamic_module_type_on_udp_listener_filter_status as Status;
 use envoy_proxy_dynamic_modules_rust_sdk::*;
 use std::net::SocketAddr;
 use std::sync::Arc;
-
-pub(crate) struct UdpEgressFilterConfig {
-    network: Arc<Network>,
-    relays: Vec<SocketAddr>,
-    generation: u64,
-}
-
-impl UdpEgressFilterConfig {
-    /// Parses the configuration; the newest to name a relay says what it stands for.
-    pub(crate) fn new(config: &[u8]) -> Result<Self, Box<dyn std::error::Error>> {
-        let config = UdpEgressConfig::from_json(config)?;
-        let network = Network::find(&config.network)?;
-        let generation = network::unique();
-        network.set_udp_relays(&config.relays, generation);
-        let relays = config.relays.iter().map(|relay| relay.relay).collect();
-        Ok(Self { network, relays, generation })
-    }
-}
-
-impl Drop for UdpEgressFilterConfig {
-    fn drop(&mut self) {
-        self.network.remove_udp_relays(&self.relays, self.generation);
-    }
-}
-
-impl<ELF: EnvoyUdpListenerFilter> UdpListenerFilterConfig<ELF> for UdpEgressFilterConfig {
-    fn new_udp_listener_filter(&self, _envoy: &mut ELF) -> Box<dyn UdpListenerFilter<ELF>> {
-        Box::new(Pass)
-    }
-}
-
-/// What a client sends goes on to `udp_proxy`.
-struct Pass;
-
-impl<ELF: EnvoyUdpListenerFilter> UdpListenerFilter<ELF> for Pass {}
 
 pub(crate) struct UdpIngressFilterConfig {
     network: Arc<Network>,

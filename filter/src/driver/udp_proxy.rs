@@ -97,7 +97,7 @@ impl UdpProxy {
         for address in gone {
             self.close_relay(now, address, stack);
         }
-        for (address, (_, destination)) in &desired.udp_relays {
+        for (address, destination) in &desired.udp_relays {
             if let Some(relay) = self.relays.get(address).and_then(|relay| self.sockets.get_mut(*relay)) {
                 relay.destination = *destination;
                 continue;

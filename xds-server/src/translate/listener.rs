@@ -137,7 +137,11 @@ pub(super) fn tunnel(settings: &Settings) -> Listener {
 /// The configuration of the internal listener's filter: the network, and its peers when they arrive this way.
 pub(super) fn tunnel_filter(settings: &Settings) -> Result<Any, TranslateError> {
     let name = settings.tunnel_name();
-    let config = EgressConfig { network: settings.network.clone(), peers: settings.peers.clone() };
+    let config = EgressConfig {
+        network: settings.network.clone(),
+        peers: settings.peers.clone(),
+        udp_relays: Vec::new(),
+    };
     config.validate().map_err(|reason| TranslateError::Invalid { name: name.clone(), reason })?;
     Ok(extension(&name, pack_any(module::network_filter("nexodus.egress", &config, true))))
 }
