@@ -170,6 +170,12 @@ fn clients_that_leave_in_the_middle_of_a_download_take_nothing_with_them() {
         let clients: Vec<_> = (0..8).map(|_| client(&tunnel)).collect();
         // Every buffer on the way is full: nobody reads.
         wait_quiet(&sent, Duration::from_millis(100));
+        if round % 2 == 1 {
+            // Now everything is on the move when they leave.
+            for client in &clients {
+                io::copy(&mut client.take(2 * MIB + round * 10_000), &mut io::sink()).expect("more data");
+            }
+        }
         // With unread bytes these are resets.
         drop(clients);
         let active = format!("cluster.{}.upstream_cx_active", tunnel.egress_listener());
