@@ -235,3 +235,48 @@ impl Partial {
         }
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed parse is a failed test")]
+mod tests {
+    use super::*;
+
+    const NOW: Instant = Instant::from_micros(0);
+
+    /// `len` bytes of packet `id` of a peer, the first ones or the last ones.
+    fn add(
+        reassembly: &mut Reassembly,
+        stats: &mut Stats,
+        peer: PeerId,
+        id: u32,
+        first: bool,
+        len: usize,
+    ) -> bool {
+        let source = IpAddr::from([10, 0, 0, u8::try_from(peer).unwrap()]);
+        let bytes = compose(source, [10, 0, 0, 99].into(), 17, &vec![7; len]);
+        let packet = Packet::parse(&bytes).unwrap();
+        let piece = Piece { id, offset: if first { 0 } else { len }, more: first };
+        reassembly.add(NOW, Some(peer), &packet, piece, stats).is_some()
+    }
+
+    #[test]
+    fn a_flood_displaces_itself_and_not_others() {
+        let (mut reassembly, mut stats) = (Reassembly::new(1, 100_000), Stats::default());
+        for peer in [1, 2] {
+            assert!(!add(&mut reassembly, &mut stats, peer, 1, true, 8000));
+        }
+        for id in 0..1000 {
+            assert!(!add(&mut reassembly, &mut stats, 3, id, true, 1200));
+        }
+        assert!(stats.reassembly_full > 900);
+        // Nor does it keep newcomers out.
+        assert!(!add(&mut reassembly, &mut stats, 4, 1, true, 8000));
+        for peer in [1, 2, 4] {
+            assert!(add(&mut reassembly, &mut stats, peer, 1, false, 8000));
+        }
+        assert!(add(&mut reassembly, &mut stats, 3, 999, false, 1200), "the newest of the flood");
+        assert_eq!((stats.reassembled, stats.reassembly_overlap), (4, 0));
+        reassembly.handle_timeout(NOW + TIMEOUT, &mut stats);
+        assert_eq!((reassembly.bytes, reassembly.shares.len(), reassembly.poll_timeout()), (0, 0, None));
+    }
+}
