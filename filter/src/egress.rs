@@ -105,8 +105,11 @@ impl<ENF: EnvoyNetworkFilter> NetworkFilter<ENF> for EgressFilter {
         self.pump(envoy);
     }
 
-    fn on_below_write_buffer_low_watermark(&mut self, envoy: &mut ENF) {
-        self.pump(envoy);
+    fn on_below_write_buffer_low_watermark(&mut self, _envoy: &mut ENF) {
+        // Envoy also says so while it closes the connection, and does not survive a close inside that.
+        if let Connection::Open(open) = &self.connection {
+            open.flow.lock().wake_worker();
+        }
     }
 
     fn on_event(&mut self, _envoy: &mut ENF, event: ConnectionEvent) {
