@@ -227,6 +227,17 @@ fn a_peer_that_calls_us_gets_what_waited() {
 }
 
 #[test]
+fn a_peer_that_never_calls_costs_one_wake_up() {
+    let mut world = World::pair(&Pair { one_way: true, ..Pair::default() });
+    let now = world.now;
+    let flow = world.nodes[1].stack.udp_connect(now, SocketAddr::new(v4(0), 53)).unwrap();
+    assert!(world.nodes[1].stack.udp_send(now, flow, b"where are you"));
+    let end = now + secs(59);
+    assert_eq!((0..).take_while(|_| world.step(end)).count(), 1);
+    assert_eq!((world.now, world.nodes[1].stack.stats().session_wait_expired), (now + secs(30), 1));
+}
+
+#[test]
 fn a_peer_that_goes_leaves_its_datagrams_to_the_next() {
     let (mut stack, [flow, _]) = lonely();
     assert!(stack.udp_send(sim::START, flow, b"x"));

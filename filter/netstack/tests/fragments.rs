@@ -159,6 +159,18 @@ fn overlapping_fragments_drop_the_packet() {
 }
 
 #[test]
+fn an_end_before_what_is_there_drops_the_packet() {
+    for to in FAMILIES.map(|address| address(1)) {
+        let mut raw = listening(Limits::default());
+        raw.send(&fragment(to, 7, 17, 2000, true, &[1; 8]));
+        raw.send(&fragment(to, 7, 17, 0, false, &[1; 100]));
+        assert_eq!(stats(&raw).reassembly_overlap, 0, "a whole packet in itself");
+        raw.send(&fragment(to, 7, 17, 8, false, &[1; 100]));
+        assert_eq!(stats(&raw).reassembly_overlap, 1);
+    }
+}
+
+#[test]
 fn missing_fragments_are_waited_for_30_seconds() {
     for to in FAMILIES.map(|address| address(1)) {
         let fragments = pieces(to, 7, 17, &datagram(to, &pattern(3000, 1)), 1000);

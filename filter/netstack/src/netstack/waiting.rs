@@ -72,3 +72,24 @@ impl Waiting {
         Some(packet)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_most_makes_room() {
+        let now = Instant::from_micros(0);
+        for (noisy, len) in [(1, 0), (3, 0), (1, 65_000), (3, 65_000)] {
+            let (mut waiting, mut stats) = (Waiting::default(), Stats::default());
+            waiting.push(now, 2, vec![2], &mut stats);
+            for _ in 0..200 {
+                waiting.push(now, noisy, vec![1; len], &mut stats);
+            }
+            waiting.push(now, 4, vec![4], &mut stats);
+            assert_eq!((waiting.take(2), waiting.take(4)), (vec![vec![2]], vec![vec![4]]));
+            assert_eq!(waiting.take(noisy).len() as u64, 202 - 2 - stats.session_wait_full);
+            assert_eq!((waiting.packets, waiting.bytes, waiting.poll_timeout()), (0, 0, None));
+        }
+    }
+}

@@ -41,3 +41,24 @@ pub(crate) fn compose(tuple: Tuple, payload: &[u8]) -> Vec<u8> {
         datagram[6..8].copy_from_slice(&sum.to_be_bytes());
     })
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed parse is a failed test")]
+mod tests {
+    use super::*;
+
+    /// RFC 768: zero means that there is no checksum, which IPv6 does not allow.
+    #[test]
+    fn a_checksum_of_zero_is_sent_as_ones() {
+        for (local, remote) in [("10.0.0.1:1", "10.0.0.2:2"), ("[fd00::1]:1", "[fd00::2]:2")] {
+            let tuple = Tuple { local: local.parse().unwrap(), remote: remote.parse().unwrap() };
+            let checksum = |payload: [u8; 2]| {
+                let packet = compose(tuple, &payload);
+                let parsed = ip::Packet::parse(&packet).unwrap();
+                assert!(ip::checksum_holds(&parsed));
+                [parsed.payload[6], parsed.payload[7]]
+            };
+            assert_eq!(checksum(checksum([0, 0])), [0xff, 0xff]);
+        }
+    }
+}
