@@ -98,9 +98,10 @@ impl Ads {
     /// [`ApplyError::NotConnected`] if then there is no stream.
     pub async fn applied(&self, names: &[ResourceName], deadline: Instant) -> Result<(), ApplyError> {
         let mut progress = self.shared.progress.subscribe();
+        let mut known = Known::default();
         loop {
             progress.mark_unchanged();
-            let outcome = self.shared.lock().outcome(names);
+            let outcome = self.shared.lock().outcome(names, &mut known);
             let waiting = match outcome {
                 Ok(()) => return Ok(()),
                 Err(error @ ApplyError::Nacked { .. }) => return Err(error),
@@ -129,10 +130,14 @@ impl Ads {
                 }
             })
             .collect();
-        let counters = state.streams.values().map(|stream| lock(&stream.subscription).counters());
-        let counters = counters.fold(state.past, |sum, counters| sum + counters);
         let last_nack = streams.iter().flat_map(|stream| &stream.rejections).last().map(Nack::from);
-        AdsStatus { connected: streams.len(), streams, last_nack, refused: state.refused, counters }
+        AdsStatus {
+            connected: streams.len(),
+            streams,
+            last_nack,
+            refused: state.refused,
+            counters: state.counters(),
+        }
     }
 }
 
@@ -151,28 +156,57 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What is known of some names from the last look: with thousands of them, most looks find nothing new.
+#[derive(Debug, Default)]
+struct Known {
+    /// One that was pending: the last, because resources are sent in the order of their names.
+    pending: Option<usize>,
+    /// How many responses had been rejected.
+    rejected: u64,
+}
+
 impl State {
     /// What became of these resources: accepted, rejected, or not known yet.
-    fn outcome(&self, names: &[ResourceName]) -> Result<(), ApplyError> {
+    fn outcome(&self, names: &[ResourceName], known: &mut Known) -> Result<(), ApplyError> {
         if self.streams.is_empty() {
             return Err(ApplyError::NotConnected);
         }
-        let mut pending = self.snapshot.is_none();
-        for stream in self.streams.values() {
-            let subscription = lock(&stream.subscription);
-            for name in names {
-                let published =
-                    self.snapshot.as_ref().and_then(|snapshot| snapshot.get(name.kind, &name.name));
-                match subscription.verdict(name, published.map(|resource| resource.version())) {
-                    Verdict::Accepted => {}
-                    Verdict::Pending => pending = true,
-                    Verdict::Rejected(detail) => {
-                        return Err(ApplyError::Nacked { resource: name.to_string(), detail });
-                    }
+        let rejected = self.counters().rejected;
+        let is_pending =
+            |index: usize| names.get(index).is_some_and(|name| self.verdict(name) == Verdict::Pending);
+        if rejected == known.rejected && known.pending.is_some_and(is_pending) {
+            return Err(ApplyError::TimedOut);
+        }
+        *known = Known { pending: None, rejected };
+        for (index, name) in names.iter().enumerate() {
+            match self.verdict(name) {
+                Verdict::Accepted => {}
+                Verdict::Pending => known.pending = Some(index),
+                Verdict::Rejected(detail) => {
+                    return Err(ApplyError::Nacked { resource: name.to_string(), detail });
                 }
             }
         }
-        if pending { Err(ApplyError::TimedOut) } else { Ok(()) }
+        if known.pending.is_some() || self.snapshot.is_none() { Err(ApplyError::TimedOut) } else { Ok(()) }
+    }
+
+    /// What the streams think of a resource as it is published: the worst counts.
+    fn verdict(&self, name: &ResourceName) -> Verdict {
+        let published = self.snapshot.as_ref().and_then(|snapshot| snapshot.get(name.kind, &name.name));
+        let mut worst = Verdict::Accepted;
+        for stream in self.streams.values() {
+            match lock(&stream.subscription).verdict(name, published.map(|resource| resource.version())) {
+                Verdict::Accepted => {}
+                Verdict::Pending => worst = Verdict::Pending,
+                rejected @ Verdict::Rejected(_) => return rejected,
+            }
+        }
+        worst
+    }
+
+    fn counters(&self) -> Counters {
+        let of_streams = self.streams.values().map(|stream| lock(&stream.subscription).counters());
+        of_streams.fold(self.past, |sum, counters| sum + counters)
     }
 }
 

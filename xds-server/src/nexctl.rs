@@ -34,11 +34,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Shown) => ExitCode::FAILURE,
         Err(Failure::Usage(text)) => {
-            eprintln!("{text}");
+            complain(&text);
             ExitCode::from(2)
         }
         Err(Failure::Text(text)) => {
-            eprintln!("{text}");
+            complain(&text);
             ExitCode::FAILURE
         }
     }
@@ -126,7 +126,7 @@ fn change(
             match client.call(method, &rule) {
                 Ok(text) => print(&text)?,
                 Err(error) => {
-                    eprintln!("Error {verb} {direction} rule ({rule}): {error}");
+                    complain(&format!("Error {verb} {direction} rule ({rule}): {error}"));
                     outcome = Err(Failure::Shown);
                 }
             }
@@ -135,9 +135,13 @@ fn change(
     outcome
 }
 
-/// Unlike `println!` this does not panic when the reader is gone.
+/// Unlike `println!` this, and the next, do not panic when the reader is gone.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }

@@ -2,7 +2,7 @@
 //!
 //! [`plan`] checks the command line without touching anything. [`node`] then takes the directories, serves the control
 //! socket and Envoy's resources, and hands over to [`supervisor`], which keeps Envoy running. [`changes`] makes rules
-//! come and go meanwhile.
+//! come and go meanwhile, [`recovery`] looks after those that cannot be active yet.
 
 pub mod activation;
 pub mod admin;
@@ -17,6 +17,7 @@ pub mod node;
 pub mod paths;
 pub mod plan;
 pub mod ports;
+pub mod recovery;
 pub mod runtime_dir;
 pub mod service;
 pub mod supervisor;
@@ -87,5 +88,7 @@ fn start_log() {
         .with_env_filter(EnvFilter::new(filter))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would say so on standard error, and panic when that is what failed.
+        .log_internal_errors(false)
         .try_init();
 }

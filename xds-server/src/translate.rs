@@ -1,7 +1,7 @@
 //! Rules to Envoy resources: pure, and the same input gives the same bytes.
 //!
-//! All rules with one [`RuleKey`] become one listener, one cluster with that name, the cluster's endpoints, and the
-//! configuration of the listener's `tcp_proxy`. The destinations are the endpoints, in the order in which their rules
+//! All rules with one [`RuleKey`] become one listener, one cluster with that name, the cluster's endpoints, and for TCP
+//! the configuration of the listener's `tcp_proxy`. The destinations are the endpoints, in the order in which their rules
 //! were added. Whatever the rules are, there is the internal listener `tunnel/<network>` with its configuration, so the
 //! network has its peers before the first rule.
 //!
@@ -16,6 +16,7 @@
 mod cluster;
 mod listener;
 mod module;
+mod udp;
 
 use std::{
     path::{Path, PathBuf},
@@ -35,7 +36,7 @@ use envoy_types::{
 };
 
 use crate::{
-    rules::{RuleKey, RuleSet},
+    rules::{Protocol, RuleKey, RuleSet},
     snapshot::{ResourceName, ResourceType, Snapshot},
 };
 
@@ -111,14 +112,22 @@ pub fn translate(rules: &RuleSet, settings: &Settings) -> Result<Snapshot, Trans
     let mut add = |kind, name: &str, body: Any| resources.push((ResourceName::new(kind, name), body));
 
     let tunnel = settings.tunnel_name();
-    add(ResourceType::ExtensionConfig, &tunnel, listener::tunnel_filter(settings)?);
+    let loopback = udp::Loopback::new(rules, settings);
+    add(ResourceType::ExtensionConfig, &tunnel, listener::tunnel_filter(settings, loopback.relays())?);
     add(ResourceType::Listener, &tunnel, pack_any(listener::tunnel(settings)));
     for (key, rules) in rules.by_key() {
         let name = key.to_string();
-        add(ResourceType::Listener, &name, pack_any(listener::listener(key, settings)?));
-        add(ResourceType::ExtensionConfig, &name, listener::tcp_proxy(key, &rules));
-        add(ResourceType::Cluster, &name, pack_any(cluster::cluster(key, &rules, settings)));
-        if let Some(endpoints) = cluster::endpoints(key, &rules, settings) {
+        match key.protocol {
+            Protocol::Tcp => {
+                add(ResourceType::Listener, &name, pack_any(listener::listener(key, settings)?));
+                add(ResourceType::ExtensionConfig, &name, listener::tcp_proxy(key, &rules));
+            }
+            Protocol::Udp => {
+                add(ResourceType::Listener, &name, pack_any(loopback.listener(key, settings)?));
+            }
+        }
+        add(ResourceType::Cluster, &name, pack_any(cluster::cluster(key, &rules, settings, &loopback)));
+        if let Some(endpoints) = cluster::endpoints(key, &rules, settings, &loopback) {
             add(ResourceType::Endpoints, &name, pack_any(endpoints));
         }
     }

@@ -105,8 +105,8 @@ impl Rig {
         let direction = if direction == "egress" { Direction::Egress } else { Direction::Ingress };
         let key =
             RuleKey { direction, protocol: xds_server::rules::Protocol::Tcp, port: port.parse().unwrap() };
-        self.publish();
         let start = Instant::now();
+        self.publish();
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         let outcome = self.runtime.block_on(self.ads.applied(&resource_names(key), deadline));
         eprintln!("{}: {key} {outcome:?} after {:?}", self.protocol, start.elapsed());

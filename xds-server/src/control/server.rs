@@ -1,7 +1,7 @@
 //! The serving end.
 
 use std::{
-    io,
+    fmt, io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -67,6 +67,20 @@ impl Refusals {
     #[must_use]
     pub fn idle(&self) -> u64 {
         self.idle.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Display for Refusals {
+    /// Nothing, or one line for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (connections, requests, idle) = (self.connections(), self.requests(), self.idle());
+        if connections + requests + idle == 0 {
+            return Ok(());
+        }
+        writeln!(
+            f,
+            "Control connections refused: {connections} over the limit, {requests} malformed, {idle} idle"
+        )
     }
 }
 

@@ -92,9 +92,7 @@ impl Admin {
     /// # Errors
     /// [`AdminError`].
     pub async fn drain(&self) -> Result<(), AdminError> {
-        self.ask(Method::POST, "/healthcheck/fail").await?;
-        self.ask(Method::POST, "/drain_listeners").await?;
-        Ok(())
+        self.ask(Method::POST, "/drain_listeners").await.map(drop)
     }
 
     /// How many connections there are over all listeners but this interface's own.

@@ -14,12 +14,13 @@ use tokio::{
 use super::{
     activation::{ActivationError, Target, reached},
     admin::Admin,
-    ports::{PortError, probe_tcp},
+    ports::{PortError, probe},
+    recovery::Waiting,
     view::{Phase, View},
 };
 use crate::{
     ads::Ads,
-    rules::{Direction, Protocol, Rule, RuleKey, RuleSet, RuleSetError, Source},
+    rules::{Direction, Rule, RuleKey, RuleSet, RuleSetError, Source},
     snapshot::Snapshot,
     state::{StateError, StateFile, StoredRules},
     translate::{Settings, TranslateError, translate},
@@ -31,7 +32,7 @@ const ACTIVATION_LIMIT: Duration = Duration::from_secs(10);
 /// How long Envoy may take to undo one; after that it is undone when Envoy comes round.
 const UNDO_LIMIT: Duration = Duration::from_secs(3);
 
-/// How often stored rules that could not be made active are tried again.
+/// How often rules that could not be made active are tried again.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// Add or remove.
@@ -75,25 +76,11 @@ pub enum ChangeError {
     #[error(transparent)]
     State(#[from] StateError),
     /// There is no Envoy now.
-    #[error("{0}; try again")]
-    NotRunning(String),
-}
-
-/// A stored rule that is not active and may become so.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
-    /// Ingress or egress.
-    pub direction: Direction,
-    /// The rule.
-    pub rule: Rule,
-    /// Why it is not active.
-    pub reason: String,
-}
-
-impl Waiting {
-    fn is(&self, direction: Direction, rule: &Rule) -> bool {
-        self.direction == direction && self.rule == *rule
-    }
+    #[error("{0}; it is started again soon")]
+    Restarting(String),
+    /// There will be none.
+    #[error("nexd is stopping")]
+    Stopping,
 }
 
 /// The rules of a node, and all it takes to change them.
@@ -103,7 +90,7 @@ pub struct Changes {
     pub rules: RuleSet,
     /// The rules on disk.
     pub stored: StoredRules,
-    /// Stored rules that are not active and may become so.
+    /// Rules that are not active and may become so.
     pub waiting: Vec<Waiting>,
     /// The disk.
     pub file: StateFile,
@@ -117,6 +104,8 @@ pub struct Changes {
     pub admin: Admin,
     /// What others see.
     pub view: watch::Sender<View>,
+    /// Counts the Envoys that were started after the first.
+    pub restarts: watch::Receiver<u64>,
 }
 
 impl Changes {
@@ -130,7 +119,8 @@ impl Changes {
                     Some(change) => self.change(change).await,
                     None => return,
                 },
-                _ = retry.tick(), if !self.waiting.is_empty() => self.retry().await,
+                Ok(()) = self.restarts.changed() => self.recover().await,
+                _ = retry.tick(), if self.is_incomplete() => self.retry().await,
             }
         }
     }
@@ -150,7 +140,7 @@ impl Changes {
     }
 
     async fn add(&mut self, direction: Direction, rule: &Rule) -> Result<String, ChangeError> {
-        self.activate(direction, rule).await?;
+        self.activate(direction, rule, Source::Stored).await?;
         let mut stored = self.stored.clone();
         stored.add(direction, rule.clone());
         if let Err(error) = self.file.save(&stored) {
@@ -169,10 +159,14 @@ impl Changes {
         let mut rules = self.rules.clone();
         let mut stored = self.stored.clone();
         let was_stored = stored.remove(direction, rule);
-        let source = match rules.remove(direction, rule) {
-            Ok(source) => Some(source),
-            Err(_) if was_stored => None,
-            Err(error) => return Err(error.into()),
+        let waiting =
+            self.waiting.iter().find(|waiting| waiting.is(direction, rule)).map(|waiting| waiting.source);
+        let was_active = rules.remove(direction, rule);
+        let source = match (&was_active, waiting) {
+            (Ok(source), _) => Some(*source),
+            (Err(_), Some(source)) => Some(source),
+            (Err(_), None) if was_stored => None,
+            (Err(error), None) => return Err(error.clone().into()),
         };
         let snapshot = translate(&rules, &self.settings)?;
         if was_stored {
@@ -183,7 +177,7 @@ impl Changes {
         self.waiting.retain(|waiting| !waiting.is(direction, rule));
         self.show();
         let mut text = format!("Removed {direction} proxy rule: {rule}\n");
-        if source.is_some() {
+        if was_active.is_ok() {
             self.publish(snapshot);
             let key = RuleKey::of(direction, rule);
             let target = Target::key(key, self.has(key));
@@ -200,19 +194,22 @@ impl Changes {
     }
 
     /// Makes a rule active or leaves everything as it was.
-    async fn activate(&mut self, direction: Direction, rule: &Rule) -> Result<(), ChangeError> {
+    pub(super) async fn activate(
+        &mut self,
+        direction: Direction,
+        rule: &Rule,
+        source: Source,
+    ) -> Result<(), ChangeError> {
         let mut rules = self.rules.clone();
-        rules.add(direction, rule.clone(), Source::Stored)?;
-        if let Phase::Restarting(detail) = &self.view.borrow().phase {
-            return Err(ChangeError::NotRunning(detail.clone()));
+        rules.add(direction, rule.clone(), source)?;
+        match &self.view.borrow().phase {
+            Phase::Restarting(detail) => return Err(ChangeError::Restarting(detail.clone())),
+            Phase::Stopping => return Err(ChangeError::Stopping),
+            Phase::Starting | Phase::Running | Phase::Degraded(_) => {}
         }
         let key = RuleKey::of(direction, rule);
-        if self.probe_ports
-            && direction == Direction::Egress
-            && key.protocol == Protocol::Tcp
-            && !self.has(key)
-        {
-            probe_tcp(rule.port, self.settings.ipv6)?;
+        if self.probe_ports && direction == Direction::Egress && !self.has(key) {
+            probe(key.protocol, rule.port, self.settings.ipv6)?;
         }
         self.publish(translate(&rules, &self.settings)?);
         if let Err(error) = self.reached(&Target::key(key, true), ACTIVATION_LIMIT).await {
@@ -235,29 +232,13 @@ impl Changes {
         }
     }
 
-    /// Tries the stored rules that are not active.
-    async fn retry(&mut self) {
-        for Waiting { direction, rule, .. } in std::mem::take(&mut self.waiting) {
-            match self.activate(direction, &rule).await {
-                Ok(()) => tracing::info!("stored {direction} proxy rule {rule} is active now"),
-                // A flag gives it too, or the set is full: not a matter of waiting.
-                Err(ChangeError::Rules(_)) => {}
-                Err(error) => {
-                    tracing::debug!("stored {direction} proxy rule {rule}: {error}");
-                    self.waiting.push(Waiting { direction, rule, reason: error.to_string() });
-                }
-            }
-        }
-        self.show();
-    }
-
     /// Gives Envoy something else to have.
     pub fn publish(&self, snapshot: Snapshot) {
         self.view.send_modify(|view| view.published = snapshot.clone());
         self.ads.publish(snapshot);
     }
 
-    async fn reached(&self, target: &Target, limit: Duration) -> Result<(), ActivationError> {
+    pub(super) async fn reached(&self, target: &Target, limit: Duration) -> Result<(), ActivationError> {
         reached(&self.ads, &self.admin, target, Instant::now() + limit).await
     }
 
@@ -265,19 +246,17 @@ impl Changes {
         self.rules.iter().any(|entry| entry.key() == key)
     }
 
-    /// Shows what is active, and what is stored and is not.
+    /// Shows what is active, and what should be and is not.
     pub fn show(&self) {
-        let mut inactive = Vec::new();
+        let mut inactive: Vec<_> = self.waiting.iter().map(ToString::to_string).collect();
         for (direction, rule) in self.stored.iter() {
-            let waiting = self.waiting.iter().find(|waiting| waiting.is(*direction, rule));
-            let reason = match waiting {
-                Some(waiting) => waiting.reason.clone(),
-                None => match self.rules.clone().add(*direction, rule.clone(), Source::Stored) {
-                    Ok(()) | Err(RuleSetError::Duplicate) => continue,
-                    Err(error) => error.to_string(),
-                },
-            };
-            inactive.push(format!("--{direction} {rule}: {reason}"));
+            if self.waiting.iter().any(|waiting| waiting.is(*direction, rule)) {
+                continue;
+            }
+            match self.rules.clone().add(*direction, rule.clone(), Source::Stored) {
+                Ok(()) | Err(RuleSetError::Duplicate) => {}
+                Err(error) => inactive.push(format!("--{direction} {rule}: {error}")),
+            }
         }
         self.view.send_modify(|view| {
             view.set_rules(&self.rules);

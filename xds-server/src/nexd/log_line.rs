@@ -97,17 +97,23 @@ impl Tail {
         self.messages.push_back((severity, text.to_owned()));
     }
 
-    /// What most likely ended Envoy: the last critical message, else the last error.
+    /// The last message that Envoy ends with.
+    #[must_use]
+    pub fn last_words(&self) -> Option<&str> {
+        self.last(Severity::Critical)
+    }
+
+    /// What most likely kept Envoy from starting: its last words, else the last error.
     #[must_use]
     pub fn cause(&self) -> Option<&str> {
-        let last = |wanted: Severity| {
-            self.messages
-                .iter()
-                .rev()
-                .find(|(severity, _)| *severity >= wanted)
-                .map(|(_, text)| text.as_str())
-        };
-        last(Severity::Critical).or_else(|| last(Severity::Error))
+        let text = self.last_words().or_else(|| self.last(Severity::Error))?;
+        // "error `REASON` initializing config 'FILE'": the file is ours.
+        let reason = text.strip_prefix("error `").and_then(|rest| rest.rsplit_once("` initializing config"));
+        Some(reason.map_or(text, |(reason, _)| reason))
+    }
+
+    fn last(&self, wanted: Severity) -> Option<&str> {
+        self.messages.iter().rev().find(|(severity, _)| *severity >= wanted).map(|(_, text)| text.as_str())
     }
 }
 
@@ -156,10 +162,12 @@ mod tests {
         assert_eq!(tail.cause(), None);
         tail.push(Severity::Error, "first");
         tail.push(Severity::Warning, "caught");
-        assert_eq!(tail.cause(), Some("first"));
+        assert_eq!((tail.cause(), tail.last_words()), (Some("first"), None));
         tail.push(Severity::Critical, "second");
         tail.push(Severity::Error, "third");
-        assert_eq!(tail.cause(), Some("second"));
+        assert_eq!((tail.cause(), tail.last_words()), (Some("second"), Some("second")));
+        tail.push(Severity::Critical, "error `no `module`` initializing config 'goo.gle/x");
+        assert_eq!(tail.cause(), Some("no `module`"));
         for _ in 0..2 * REMEMBERED {
             tail.push(Severity::Info, "much");
         }

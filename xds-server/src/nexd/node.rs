@@ -10,11 +10,12 @@ use tokio::{
 
 use super::{
     bootstrap::{Bootstrap, max_connections},
-    changes::{Changes, Waiting},
+    changes::Changes,
     envoy::{self, EnvoyCommand},
     error::StartError,
     plan::Plan,
-    ports::{PortError, probe_tcp, probe_wireguard},
+    ports::{PortError, probe, probe_wireguard},
+    recovery::Waiting,
     runtime_dir::RuntimeDir,
     service::Service,
     supervisor::Supervisor,
@@ -24,7 +25,7 @@ use crate::{
     ads::Ads,
     control::{server, socket},
     nexd::{activation::Target, admin::Admin},
-    rules::{Direction, Protocol, RuleKey, RuleSet, RuleSetError, Source},
+    rules::{Direction, RuleKey, RuleSet, RuleSetError, Source},
     state::{StateFile, StoredRules},
     translate::translate,
 };
@@ -79,6 +80,7 @@ pub async fn run(plan: Plan) -> Result<(), StartError> {
 
     let (view, _) = watch::channel(View { addresses: plan.addresses.clone(), ..View::default() });
     let (changes_in, changes_out) = mpsc::channel(WAITING_CHANGES);
+    let (restarts, restarted) = watch::channel(0);
     let admin = Admin::new(directory.admin_socket());
     let changes = Changes {
         rules,
@@ -90,15 +92,17 @@ pub async fn run(plan: Plan) -> Result<(), StartError> {
         ads: ads.clone(),
         admin: admin.clone(),
         view: view.clone(),
+        restarts: restarted,
     };
     changes.publish(snapshot);
     changes.show();
 
     let (stop_ads, ads_stopped) = watch::channel(());
     let mut ads_server: JoinHandle<_> = tokio::spawn(ads.clone().serve(ads_listener, stopped(ads_stopped)));
-    let service = Service::new(view.subscribe(), changes_in, ads.clone(), version());
+    let refusals = Arc::<server::Refusals>::default();
+    let service = Service::new(view.subscribe(), changes_in, ads.clone(), Arc::clone(&refusals), version());
     let mut background = JoinSet::new();
-    background.spawn(server::serve(control_listener, service, server::Limits::default(), Arc::default()));
+    background.spawn(server::serve(control_listener, service, server::Limits::default(), refusals));
 
     let command = EnvoyCommand {
         binary,
@@ -108,7 +112,7 @@ pub async fn run(plan: Plan) -> Result<(), StartError> {
         log_level: plan.envoy.log_level,
         concurrency: plan.envoy.concurrency,
     };
-    let supervisor = Supervisor { command, ads, admin, view, signals: &mut signals };
+    let supervisor = Supervisor { command, ads, admin, view, restarts, signals: &mut signals };
     let outcome = tokio::select! {
         outcome = supervisor.run(target, || {
             // Changes are made from the moment on at which the node works.
@@ -141,8 +145,8 @@ fn merge(
     probe_ports: bool,
 ) -> Result<(RuleSet, Vec<Waiting>), StartError> {
     let probe = |key: RuleKey| -> Result<(), PortError> {
-        if probe_ports && key.direction == Direction::Egress && key.protocol == Protocol::Tcp {
-            probe_tcp(key.port, plan.settings.ipv6)?;
+        if probe_ports && key.direction == Direction::Egress {
+            probe(key.protocol, key.port, plan.settings.ipv6)?;
         }
         Ok(())
     };
@@ -166,7 +170,7 @@ fn merge(
         match probe(key) {
             Err(error) if is_new => {
                 tracing::warn!("stored {direction} proxy rule {rule} is not active yet: {error}");
-                waiting.push(Waiting { direction, rule, reason: error.to_string() });
+                waiting.push(Waiting { direction, rule, source: Source::Stored, reason: error.to_string() });
             }
             _ => rules = with_it,
         }

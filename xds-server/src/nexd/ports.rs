@@ -10,6 +10,8 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_with, sockopt},
 };
 
+use crate::rules::Protocol;
+
 /// Why a port cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
@@ -41,12 +43,18 @@ pub enum PortError {
     },
 }
 
-/// Whether a TCP port can be listened on, on all addresses. Does not listen: nobody can connect to the question.
+/// Whether a port can be listened on, on all addresses. Does not listen: nobody can connect to the question.
+///
+/// For UDP this is the only answer: Envoy binds it with SO_REUSEPORT, and shares it with whoever does so too.
 ///
 /// # Errors
 /// [`PortError`].
-pub fn probe_tcp(port: u16, ipv6: bool) -> Result<(), PortError> {
-    try_bind(SocketType::STREAM, port, ipv6).map_err(|error| explain(error, port, format!("TCP port {port}")))
+pub fn probe(protocol: Protocol, port: u16, ipv6: bool) -> Result<(), PortError> {
+    let (kind, name) = match protocol {
+        Protocol::Tcp => (SocketType::STREAM, "TCP"),
+        Protocol::Udp => (SocketType::DGRAM, "UDP"),
+    };
+    try_bind(kind, port, ipv6).map_err(|error| explain(error, port, format!("{name} port {port}")))
 }
 
 /// Whether the WireGuard port can be bound.
@@ -101,10 +109,10 @@ mod tests {
     fn busy_and_free() {
         let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = tcp.local_addr().unwrap().port();
-        let error = probe_tcp(port, host_has_ipv6()).unwrap_err().to_string();
+        let error = probe(Protocol::Tcp, port, host_has_ipv6()).unwrap_err().to_string();
         assert!(error.starts_with(&format!("TCP port {port} is already in use")), "{error}");
         drop(tcp);
-        probe_tcp(port, host_has_ipv6()).unwrap();
+        probe(Protocol::Tcp, port, host_has_ipv6()).unwrap();
 
         let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let port = udp.local_addr().unwrap().port();

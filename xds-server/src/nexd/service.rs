@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     ads::Ads,
-    control::{Method, server},
+    control::{
+        Method,
+        server::{self, Refusals},
+    },
     rules::{Direction, Rule, RuleError},
 };
 
@@ -20,6 +23,7 @@ pub struct Service {
     view: watch::Receiver<View>,
     changes: mpsc::Sender<Change>,
     ads: Ads,
+    refusals: Arc<Refusals>,
     version: Arc<str>,
 }
 
@@ -30,9 +34,10 @@ impl Service {
         view: watch::Receiver<View>,
         changes: mpsc::Sender<Change>,
         ads: Ads,
+        refusals: Arc<Refusals>,
         version: String,
     ) -> Self {
-        Self { view, changes, ads, version: version.into() }
+        Self { view, changes, ads, refusals, version: version.into() }
     }
 
     async fn change(&self, operation: Operation, direction: Direction, text: &str) -> Result<String, String> {
@@ -59,7 +64,10 @@ impl server::Service for Service {
         use Direction::{Egress, Ingress};
         use Operation::{Add, Remove};
         match method {
-            Method::Status => Ok(self.view.borrow().status(self.ads.status().last_nack.as_ref())),
+            Method::Status => {
+                let status = self.view.borrow().status(self.ads.status().last_nack.as_ref());
+                Ok(format!("{status}{}", self.refusals))
+            }
             Method::Version => Ok(self.version.to_string()),
             Method::GetTunnelIPv4 => Ok(self.address(false)),
             Method::GetTunnelIPv6 => Ok(self.address(true)),
@@ -70,5 +78,56 @@ impl server::Service for Service {
             Method::ProxyRemoveEgress => self.change(Remove, Egress, &argument).await,
             Method::Unsupported(name) => Err(format!("{name} is not supported by this nexd")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::{control::server::Service as _, nexd::view::Phase};
+
+    fn service(capacity: usize) -> (Service, watch::Sender<View>, mpsc::Receiver<Change>) {
+        let (view, receiver) = watch::channel(View::default());
+        let (sender, changes) = mpsc::channel(capacity);
+        let refusals = Arc::<Refusals>::default();
+        (Service::new(receiver, sender, Ads::new(), refusals, "2024.07.23-f9f7919".to_owned()), view, changes)
+    }
+
+    fn call(service: &Service, method: Method, argument: &str) -> Result<String, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(service.call(method, argument.to_owned()))
+    }
+
+    #[test]
+    fn questions_are_answered_from_the_view() {
+        let (service, view, _changes) = service(1);
+        assert_eq!(call(&service, Method::Status, ""), Ok("Status: Starting\n".to_owned()));
+        view.send_modify(|view| {
+            view.phase = Phase::Running;
+            view.addresses = vec!["fd00::1".parse().unwrap()];
+            view.rules = vec!["--egress tcp:1:h:1".to_owned()];
+        });
+        assert_eq!(call(&service, Method::Status, ""), Ok("Status: Running\n".to_owned()));
+        assert_eq!(call(&service, Method::ProxyList, ""), Ok("--egress tcp:1:h:1\n".to_owned()));
+        assert_eq!(call(&service, Method::GetTunnelIPv4, ""), Ok(String::new()));
+        assert_eq!(call(&service, Method::GetTunnelIPv6, ""), Ok("fd00::1".to_owned()));
+        assert_eq!(call(&service, Method::Version, ""), Ok("2024.07.23-f9f7919".to_owned()));
+        assert!(call(&service, Method::Unsupported("ListPeers"), "").is_err());
+    }
+
+    #[test]
+    fn changes_are_bounded_and_end_with_the_node() {
+        let (service, _view, changes) = service(1);
+        let add = |rule| call(&service, Method::ProxyAddEgress, rule);
+        assert!(add("tcp:80").unwrap_err().starts_with("invalid proxy rule format"));
+        let (reply, _outcome) = oneshot::channel();
+        let rule = "tcp:1:h:1".parse().unwrap();
+        let change = Change { operation: Operation::Add, direction: Direction::Egress, rule, reply };
+        service.changes.try_send(change).unwrap();
+        assert_eq!(add("tcp:2:h:2").unwrap_err(), "too many changes are waiting, try again");
+        drop(changes);
+        assert_eq!(add("tcp:2:h:2").unwrap_err(), "nexd is stopping");
     }
 }

@@ -1,6 +1,6 @@
 //! Envoy's life under nexd: started, waited for, started again, let out.
 
-use std::{convert::Infallible, process::ExitStatus, time::Duration};
+use std::{process::ExitStatus, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -14,15 +14,10 @@ use super::{
     envoy::{Envoy, EnvoyCommand, EnvoyError},
     error::StartError,
     node::Signals,
+    recovery::START_LIMIT,
     view::{Phase, View},
 };
 use crate::ads::Ads;
-
-/// How long Envoy and the module may take to their first open listeners. The module resolves peers' names in it.
-const START_LIMIT: Duration = Duration::from_secs(30);
-
-/// How soon to look again when an Envoy that was started again is not what it should be.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long Envoy may take to end when asked.
 const END_LIMIT: Duration = Duration::from_secs(2);
@@ -41,16 +36,10 @@ pub struct Supervisor<'a> {
     pub admin: Admin,
     /// What others see.
     pub view: watch::Sender<View>,
+    /// Counts the Envoys after the first, for who brings them up to date.
+    pub restarts: watch::Sender<u64>,
     /// What ends it.
     pub signals: &'a mut Signals,
-}
-
-/// How a wait for an Envoy that was started again goes on.
-enum Run {
-    /// It ended by itself.
-    Ended(ExitStatus),
-    /// nexd is asked to end.
-    Asked(&'static str),
 }
 
 impl Supervisor<'_> {
@@ -69,16 +58,16 @@ impl Supervisor<'_> {
         tracing::info!("Status: Running");
         started();
         loop {
-            let status = match self.follow(&mut envoy).await? {
-                Run::Asked(signal) => {
+            let status = tokio::select! {
+                status = envoy.ended() => status.map_err(StartError::io("Envoy"))?,
+                signal = self.signals.next() => {
                     self.let_out(&mut envoy, signal).await;
                     return Ok(());
                 }
-                Run::Ended(status) => status,
             };
             let delay = backoff.after(envoy.uptime());
-            let cause = envoy.cause().map(|cause| format!(": {cause}")).unwrap_or_default();
-            let text = format!("Envoy ended ({status}){cause}");
+            let last_words = envoy.last_words().map(|words| format!(": {words}")).unwrap_or_default();
+            let text = format!("Envoy ended ({status}){last_words}");
             tracing::error!("{text}; starting it again in {} s", delay.as_secs_f64());
             self.show(Phase::Restarting(text));
             tokio::select! {
@@ -89,6 +78,7 @@ impl Supervisor<'_> {
                 }
             }
             envoy = Envoy::spawn(&self.command)?;
+            self.restarts.send_modify(|count| *count += 1);
         }
     }
 
@@ -109,22 +99,6 @@ impl Supervisor<'_> {
             return Err(error.into());
         }
         Ok(true)
-    }
-
-    /// Waits for Envoy's end or nexd's, and looks meanwhile whether an Envoy that was started again has everything.
-    async fn follow(&mut self, envoy: &mut Envoy) -> Result<Run, StartError> {
-        let (ads, admin, view) = (&self.ads, &self.admin, &self.view);
-        let recovery = async {
-            if view.borrow().phase != Phase::Running {
-                recover(ads, admin, view).await;
-            }
-            std::future::pending::<Infallible>().await
-        };
-        tokio::select! {
-            status = envoy.ended() => Ok(Run::Ended(status.map_err(StartError::io("Envoy"))?)),
-            signal = self.signals.next() => Ok(Run::Asked(signal)),
-            never = recovery => match never {},
-        }
     }
 
     /// Lets open connections go on until the drain time is over or a second signal comes, then ends Envoy.
@@ -169,25 +143,6 @@ impl Supervisor<'_> {
 
     fn show(&self, phase: Phase) {
         self.view.send_modify(|view| view.phase = phase);
-    }
-}
-
-/// Waits until an Envoy that was started again has what is published, and says meanwhile what is wrong.
-async fn recover(ads: &Ads, admin: &Admin, view: &watch::Sender<View>) {
-    loop {
-        let target = Target::all(&view.borrow().published);
-        match reached(ads, admin, &target, Instant::now() + START_LIMIT).await {
-            Ok(()) => {
-                tracing::info!("Envoy is back");
-                view.send_modify(|view| view.phase = Phase::Running);
-                return;
-            }
-            Err(error) => {
-                tracing::warn!("Envoy is back, but not with all rules: {error}");
-                view.send_modify(|view| view.phase = Phase::Degraded(error.to_string()));
-            }
-        }
-        sleep(LOOK_AGAIN).await;
     }
 }
 

@@ -29,7 +29,7 @@ pub struct View {
     pub addresses: Vec<IpAddr>,
     /// The active rules, each as the flag that gives it.
     pub rules: Vec<String>,
-    /// Stored rules that are not active, and why.
+    /// Rules that should be active and are not, and why.
     pub inactive: Vec<String>,
     /// What Envoy should have.
     pub published: Snapshot,

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, net::IpAddr};
 
-use super::{Direction, Protocol, Rule, RuleKey};
+use super::{Direction, Rule, RuleKey};
 
 /// The most rules a [`RuleSet`] holds.
 pub const MAX_RULES: usize = 10_000;
@@ -129,9 +129,6 @@ impl RuleSet {
 /// What this release does not carry yet. Each check here stands alone: a release that learns to carry something
 /// deletes its check and its [`Unsupported`] variant.
 fn supported(direction: Direction, rule: &Rule) -> Result<(), Unsupported> {
-    if rule.protocol == Protocol::Udp {
-        return Err(Unsupported::Udp(rule.clone()));
-    }
     if direction == Direction::Egress && rule.host.parse::<IpAddr>().is_err() {
         return Err(Unsupported::EgressHostname(rule.clone()));
     }
@@ -166,9 +163,6 @@ pub enum RuleSetError {
 /// A correct rule that this release cannot carry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsupported {
-    /// UDP.
-    #[error("udp rules are not carried yet by this release: {0}")]
-    Udp(Rule),
     /// An egress destination that is a hostname.
     #[error("egress destinations must be IP addresses in this release: {0}")]
     EgressHostname(Rule),

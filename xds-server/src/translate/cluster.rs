@@ -17,8 +17,10 @@ use envoy_types::{
                 },
                 core::v3::{
                     Address, EnvoyInternalAddress, Metadata, SocketAddress, TransportSocket,
-                    TypedExtensionConfig, address, envoy_internal_address::AddressNameSpecifier,
-                    socket_address::PortSpecifier, transport_socket::ConfigType,
+                    TypedExtensionConfig, address,
+                    envoy_internal_address::AddressNameSpecifier,
+                    socket_address::{self, PortSpecifier},
+                    transport_socket::ConfigType,
                 },
                 endpoint::v3::{
                     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
@@ -48,8 +50,12 @@ use envoy_types::{
     util::pack_any,
 };
 
-use super::{BUFFER_BYTES, Settings, ads, duration, module, tcp_keepalive, uint32};
-use crate::rules::{Direction, Rule, RuleKey};
+use super::{
+    BUFFER_BYTES, Settings, ads, duration, module, tcp_keepalive,
+    udp::{self, Loopback},
+    uint32,
+};
+use crate::rules::{Direction, Protocol, Rule, RuleKey};
 
 /// Envoy's default is 1,024, which a busy rule reaches without a word in any log.
 const MAX_CONNECTIONS: u32 = 65_536;
@@ -57,7 +63,7 @@ const MAX_CONNECTIONS: u32 = 65_536;
 /// The metadata of an egress endpoint under which the module finds the destination.
 const METADATA: &str = "nexodus";
 
-pub(super) fn cluster(key: RuleKey, rules: &[&Rule], settings: &Settings) -> Cluster {
+pub(super) fn cluster(key: RuleKey, rules: &[&Rule], settings: &Settings, loopback: &Loopback) -> Cluster {
     let mut cluster = Cluster {
         name: key.to_string(),
         connect_timeout: Some(duration(settings.connect_timeout)),
@@ -88,12 +94,14 @@ pub(super) fn cluster(key: RuleKey, rules: &[&Rule], settings: &Settings) -> Clu
     };
     if resolves(key, rules) {
         cluster.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(strict_dns()));
-        cluster.load_assignment = Some(load_assignment(key, rules, settings));
+        cluster.load_assignment = Some(load_assignment(key, rules, settings, loopback));
     } else {
         cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32));
         cluster.eds_cluster_config = Some(EdsClusterConfig { eds_config: Some(ads()), ..Default::default() });
     }
     match key.direction {
+        // Datagrams: nothing connects, and nothing can be judged by it.
+        _ if key.protocol == Protocol::Udp => cluster.outlier_detection = None,
         Direction::Egress => cluster.transport_socket = Some(through_the_tunnel()),
         Direction::Ingress => {
             cluster.upstream_connection_options = Some(UpstreamConnectionOptions {
@@ -106,8 +114,13 @@ pub(super) fn cluster(key: RuleKey, rules: &[&Rule], settings: &Settings) -> Clu
 }
 
 /// The endpoints of a cluster that does not resolve names itself.
-pub(super) fn endpoints(key: RuleKey, rules: &[&Rule], settings: &Settings) -> Option<ClusterLoadAssignment> {
-    (!resolves(key, rules)).then(|| load_assignment(key, rules, settings))
+pub(super) fn endpoints(
+    key: RuleKey,
+    rules: &[&Rule],
+    settings: &Settings,
+    loopback: &Loopback,
+) -> Option<ClusterLoadAssignment> {
+    (!resolves(key, rules)).then(|| load_assignment(key, rules, settings, loopback))
 }
 
 /// Whether Envoy resolves the names of this cluster: on the ingress side, when not every destination is an address.
@@ -123,10 +136,16 @@ pub(super) fn is_address(host: &str) -> bool {
     }
 }
 
-fn load_assignment(key: RuleKey, rules: &[&Rule], settings: &Settings) -> ClusterLoadAssignment {
-    let endpoints = rules.iter().map(|rule| match key.direction {
-        Direction::Egress => egress_endpoint(rule, settings),
-        Direction::Ingress => ingress_endpoint(rule),
+fn load_assignment(
+    key: RuleKey,
+    rules: &[&Rule],
+    settings: &Settings,
+    loopback: &Loopback,
+) -> ClusterLoadAssignment {
+    let endpoints = rules.iter().map(|rule| match (key.direction, key.protocol) {
+        (Direction::Egress, Protocol::Tcp) => egress_endpoint(rule, settings),
+        (Direction::Egress, Protocol::Udp) => endpoint(udp::socket_address(loopback.relay(rule))),
+        (Direction::Ingress, _) => ingress_endpoint(rule),
     });
     ClusterLoadAssignment {
         cluster_name: key.to_string(),
@@ -163,7 +182,12 @@ fn strict_dns() -> CustomClusterType {
 }
 
 fn ingress_endpoint(rule: &Rule) -> LbEndpoint {
+    let protocol = match rule.protocol {
+        Protocol::Tcp => socket_address::Protocol::Tcp,
+        Protocol::Udp => socket_address::Protocol::Udp,
+    };
     endpoint(address::Address::SocketAddress(SocketAddress {
+        protocol: protocol as i32,
         address: rule.host.clone(),
         port_specifier: Some(PortSpecifier::PortValue(u32::from(rule.destination_port))),
         ..Default::default()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use envoy_config::{ConfigError, EgressConfig, IngressConfig};
+use envoy_config::{ConfigError, EgressConfig, IngressConfig, UdpRelay};
 use envoy_types::{
     pb::{
         envoy::{
@@ -44,7 +44,7 @@ use super::{
     AccessLog, BUFFER_BYTES, Settings, TranslateError, ads, cluster::is_address, duration, module,
     tcp_keepalive, uint32, utf8,
 };
-use crate::rules::{Direction, Protocol, Rule, RuleKey};
+use crate::rules::{Direction, Rule, RuleKey};
 
 /// The queue of connections that Envoy has not accepted yet; upstream's number. The kernel caps it at `somaxconn`.
 const BACKLOG: u32 = 4096;
@@ -135,13 +135,10 @@ pub(super) fn tunnel(settings: &Settings) -> Listener {
 }
 
 /// The configuration of the internal listener's filter: the network, and its peers when they arrive this way.
-pub(super) fn tunnel_filter(settings: &Settings) -> Result<Any, TranslateError> {
+pub(super) fn tunnel_filter(settings: &Settings, udp_relays: Vec<UdpRelay>) -> Result<Any, TranslateError> {
     let name = settings.tunnel_name();
-    let config = EgressConfig {
-        network: settings.network.clone(),
-        peers: settings.peers.clone(),
-        udp_relays: Vec::new(),
-    };
+    let config =
+        EgressConfig { network: settings.network.clone(), peers: settings.peers.clone(), udp_relays };
     config.validate().map_err(|reason| TranslateError::Invalid { name: name.clone(), reason })?;
     Ok(extension(&name, pack_any(module::network_filter("nexodus.egress", &config, true))))
 }
@@ -149,10 +146,7 @@ pub(super) fn tunnel_filter(settings: &Settings) -> Result<Any, TranslateError> 
 fn ingress_config(key: RuleKey, settings: &Settings) -> Result<IngressConfig, ConfigError> {
     let config = IngressConfig {
         network: settings.network.clone(),
-        protocol: match key.protocol {
-            Protocol::Tcp => envoy_config::Protocol::Tcp,
-            Protocol::Udp => envoy_config::Protocol::Udp,
-        },
+        protocol: envoy_config::Protocol::Tcp,
         port: key.port,
         socket: settings.ingress_socket(key),
     };
@@ -187,7 +181,7 @@ fn extension(name: &str, config: Any) -> Any {
 }
 
 /// Upstream's bind address: everything, both families in one socket.
-fn any_address(port: u16, ipv6: bool) -> Address {
+pub(super) fn any_address(port: u16, ipv6: bool) -> Address {
     Address {
         address: Some(address::Address::SocketAddress(SocketAddress {
             address: if ipv6 { "::" } else { "0.0.0.0" }.to_owned(),

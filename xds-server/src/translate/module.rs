@@ -3,7 +3,10 @@
 use envoy_types::pb::{
     envoy::extensions::{
         dynamic_modules::v3::DynamicModuleConfig,
-        filters::network::dynamic_modules::v3::DynamicModuleNetworkFilter,
+        filters::{
+            network::dynamic_modules::v3::DynamicModuleNetworkFilter,
+            udp::dynamic_modules::v3::DynamicModuleUdpListenerFilter,
+        },
         transport_sockets::dynamic_modules::v3::DynamicModuleTransportSocket,
     },
     google::protobuf::{Any, Struct},
@@ -26,6 +29,15 @@ pub(super) fn network_filter(
         filter_name: name.to_owned(),
         filter_config: Some(as_struct(config)),
         terminal_filter: terminal,
+    }
+}
+
+/// A UDP listener filter of the module.
+pub(super) fn udp_listener_filter(name: &str, config: &impl Serialize) -> DynamicModuleUdpListenerFilter {
+    DynamicModuleUdpListenerFilter {
+        dynamic_module_config: Some(module()),
+        filter_name: name.to_owned(),
+        filter_config: Some(as_struct(config)),
     }
 }
 

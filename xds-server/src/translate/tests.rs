@@ -69,6 +69,39 @@ fn other_rules_leave_a_rule_as_it_is() {
 }
 
 #[test]
+fn a_udp_destination_is_a_relay_of_the_network_and_an_endpoint() {
+    let one = [(Direction::Egress, "udp:53:100.64.0.2:53")];
+    let two = [one[0], (Direction::Egress, "udp:53:[fd00::2]:53")];
+    let snapshot = |some: &[(Direction, &str)]| translate(&rules(some), &Settings::default()).unwrap();
+    assert_eq!(
+        changed(&snapshot(&one), &snapshot(&two)),
+        ["endpoints egress/udp/53", "extension configuration tunnel/default"],
+        "the listener, and with it its sessions, stays"
+    );
+    let ingress = [one[0], (Direction::Ingress, "udp:53:127.0.0.1:53")];
+    assert_eq!(
+        changed(&snapshot(&one), &snapshot(&ingress)),
+        ["cluster ingress/udp/53", "endpoints ingress/udp/53", "listener ingress/udp/53"]
+    );
+}
+
+#[test]
+fn every_udp_destination_has_a_loopback_address_of_its_own_and_nodes_do_not_share_them() {
+    let texts: Vec<_> = (0..2000).map(|n| format!("udp:53:100.64.{}.{}:53", n / 250, n % 250)).collect();
+    let all: Vec<_> = texts.iter().map(|text| (Direction::Egress, text.as_str())).collect();
+    let relays = |dir: &str| {
+        let settings = Settings { runtime_dir: PathBuf::from(dir), ..Settings::default() };
+        udp::Loopback::new(&rules(&all), &settings).relays()
+    };
+    let mut addresses: Vec<_> = relays("/run/a").iter().map(|relay| relay.relay).collect();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 2000);
+    assert!(addresses.iter().all(|address| address.ip().is_loopback()));
+    assert!(relays("/run/b").iter().all(|relay| !addresses.contains(&relay.relay)));
+}
+
+#[test]
 fn a_zone_is_part_of_an_address() {
     for (host, address) in [
         ("127.0.0.1", true),

@@ -1,7 +1,7 @@
 //! A running Envoy.
 
 use std::{
-    io,
+    io::{self, Write as _},
     os::unix::process::CommandExt as _,
     process::{Command, ExitCode, ExitStatus, Stdio},
     sync::{
@@ -88,7 +88,13 @@ impl Envoy {
         Ok(status)
     }
 
-    /// What most likely made it end.
+    /// What it said when it broke.
+    #[must_use]
+    pub fn last_words(&self) -> Option<String> {
+        self.output.tail().last_words().map(str::to_owned)
+    }
+
+    /// What most likely kept it from starting.
     #[must_use]
     pub fn cause(&self) -> Option<String> {
         self.output.tail().cause().map(str::to_owned)
@@ -136,7 +142,7 @@ impl Output {
 
     fn show(&self, line: &str) {
         let Some(Message { severity, logger, text }) = parse(line) else {
-            eprintln!("{line}");
+            print(line);
             // What is not in Envoy's form comes from below it (the loader, an assertion) or is an access log.
             return self.tail().push(Severity::Info, line);
         };
@@ -158,7 +164,7 @@ impl Output {
 pub(crate) fn exec(arguments: &[std::ffi::OsString]) -> ExitCode {
     let [parent, binary, rest @ ..] = arguments else { return ExitCode::from(127) };
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
-        eprintln!("[warning][nexd] Envoy will outlive a killed nexd: {error}");
+        print(&format!("[warning][nexd] Envoy will outlive a killed nexd: {error}"));
     }
     // The parent may have ended before the kernel knew what we want.
     let is_parent = |pid: Pid| parent.to_str() == Some(pid.as_raw_nonzero().to_string().as_str());
@@ -166,6 +172,11 @@ pub(crate) fn exec(arguments: &[std::ffi::OsString]) -> ExitCode {
         return ExitCode::from(127);
     }
     let error = Command::new(binary).args(rest).exec();
-    eprintln!("[critical][nexd] {}: {error}", binary.display());
+    print(&format!("[critical][nexd] {}: {error}", binary.display()));
     ExitCode::from(127)
+}
+
+/// Unlike `eprintln!` this does not panic when nobody listens any more.
+fn print(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }

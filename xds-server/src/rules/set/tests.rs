@@ -94,12 +94,6 @@ fn what_this_release_does_not_carry_is_refused_with_a_reason() {
     let mut set = RuleSet::new();
     let mut refused =
         |direction, text: &str| set.add(direction, rule(text), Source::Flag).unwrap_err().to_string();
-    for direction in [Direction::Ingress, Direction::Egress] {
-        assert_eq!(
-            refused(direction, "udp:4242:127.0.0.1:4242"),
-            "udp rules are not carried yet by this release: udp:4242:127.0.0.1:4242"
-        );
-    }
     for host in ["example.com", "999.1.1.1", "100.64.0.01", "[fe80::1%eth0]"] {
         assert_eq!(
             refused(Direction::Egress, &format!("tcp:80:{host}:80")),

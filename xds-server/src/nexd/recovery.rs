@@ -1,0 +1,131 @@
+//! Rules that should be active and are not: after a start with a busy port, after Envoy was started again.
+//!
+//! They are taken out of what Envoy should have, so that they harm no other, and tried again until they work.
+
+use std::{fmt, time::Duration};
+
+use super::{
+    activation::{ActivationError, Target},
+    changes::{ChangeError, Changes},
+    view::Phase,
+};
+use crate::{
+    ads::ApplyError,
+    rules::{Direction, Entry, Rule, RuleKey, Source},
+    translate::translate,
+};
+
+/// How long Envoy and the module may take to their first open listeners. The module resolves peers' names in it.
+pub(super) const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// A rule that is not active and may become so. Displays as its flag and the reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Ingress or egress.
+    pub direction: Direction,
+    /// The rule.
+    pub rule: Rule,
+    /// Where it comes from.
+    pub source: Source,
+    /// Why it is not active.
+    pub reason: String,
+}
+
+impl Waiting {
+    pub(super) fn is(&self, direction: Direction, rule: &Rule) -> bool {
+        self.direction == direction && self.rule == *rule
+    }
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "--{} {}: {}", self.direction, self.rule, self.reason)
+    }
+}
+
+impl Changes {
+    /// Whether there is something to try again.
+    pub(super) fn is_incomplete(&self) -> bool {
+        !self.waiting.is_empty() || matches!(self.view.borrow().phase, Phase::Degraded(_))
+    }
+
+    /// Tries again what is not as it should be.
+    pub(super) async fn retry(&mut self) {
+        if matches!(self.view.borrow().phase, Phase::Degraded(_)) {
+            self.recover().await;
+        }
+        for Waiting { direction, rule, source, .. } in std::mem::take(&mut self.waiting) {
+            match self.activate(direction, &rule, source).await {
+                Ok(()) => tracing::info!("{direction} proxy rule {rule} is active now"),
+                // It was added meanwhile, or the set is full: not a matter of waiting.
+                Err(ChangeError::Rules(_)) => {}
+                Err(error) => {
+                    tracing::debug!("{direction} proxy rule {rule}: {error}");
+                    self.waiting.push(Waiting { direction, rule, source, reason: error.to_string() });
+                }
+            }
+        }
+        self.show();
+    }
+
+    /// Brings an Envoy that was started again to everything that can be active.
+    pub(super) async fn recover(&mut self) {
+        loop {
+            let target = Target::all(&self.view.borrow().published);
+            let mut restarts = self.restarts.clone();
+            let outcome = tokio::select! {
+                outcome = self.reached(&target, START_LIMIT) => outcome,
+                // It ended again, and the next one is here.
+                Ok(()) = restarts.changed() => {
+                    self.restarts.mark_unchanged();
+                    continue;
+                }
+            };
+            let phase = match outcome {
+                Ok(()) => {
+                    tracing::info!("Envoy is back");
+                    Phase::Running
+                }
+                Err(ActivationError::Apply(error @ ApplyError::Nacked { .. })) => {
+                    if self.set_aside(&error) {
+                        continue;
+                    }
+                    Phase::Degraded(error.to_string())
+                }
+                Err(error) => Phase::Degraded(error.to_string()),
+            };
+            if let Phase::Degraded(detail) = &phase {
+                tracing::warn!("Envoy is back, but not as it should be: {detail}");
+            }
+            self.view.send_modify(|view| view.phase = phase);
+            return;
+        }
+    }
+
+    /// Takes the rules that Envoy rejects out of what it should have; says whether there were any.
+    fn set_aside(&mut self, error: &ApplyError) -> bool {
+        let ApplyError::Nacked { resource, .. } = error else { return false };
+        // "listener egress/tcp/80"
+        let is_rejected = |key: RuleKey| resource.split(' ').next_back() == Some(&key.to_string());
+        let rejected: Vec<_> = self.rules.iter().filter(|entry| is_rejected(entry.key())).cloned().collect();
+        for Entry { direction, rule, source } in &rejected {
+            tracing::warn!("{direction} proxy rule {rule} is not active: {error}");
+            // It was found there.
+            let _ = self.rules.remove(*direction, rule);
+            let waiting = Waiting {
+                direction: *direction,
+                rule: rule.clone(),
+                source: *source,
+                reason: error.to_string(),
+            };
+            self.waiting.push(waiting);
+        }
+        match translate(&self.rules, &self.settings) {
+            Ok(snapshot) => self.publish(snapshot),
+            // More of them could be.
+            Err(error) => tracing::error!("{error}"),
+        }
+        self.show();
+        !rejected.is_empty()
+    }
+}

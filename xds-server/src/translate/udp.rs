@@ -1,0 +1,208 @@
+//! UDP rules: listeners with `udp_proxy`, and the loopback addresses at which it meets the module.
+//!
+//! `udp_proxy` speaks to sockets only. So each overlay destination of an egress rule has a loopback address, whose
+//! socket the module owns (`udp_relays` of the network's configuration), and each ingress listener is on one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hasher as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use envoy_config::{UdpIngressConfig, UdpRelay};
+use envoy_types::{
+    pb::{
+        envoy::{
+            config::{
+                core::v3::{
+                    Address, SocketAddress, UdpSocketConfig, address,
+                    socket_address::{PortSpecifier, Protocol as SocketProtocol},
+                },
+                listener::v3::{Listener, ListenerFilter, UdpListenerConfig, listener_filter::ConfigType},
+            },
+            extensions::filters::udp::udp_proxy::v3::{
+                Route, UdpProxyConfig, udp_proxy_config::RouteSpecifier,
+            },
+        },
+        google::protobuf::{Any, BoolValue, UInt64Value},
+        xds::{
+            core::v3::TypedExtensionConfig,
+            r#type::matcher::v3::{
+                Matcher,
+                matcher::{OnMatch, on_match},
+            },
+        },
+    },
+    util::pack_any,
+};
+
+use super::{Settings, TranslateError, duration, listener::any_address, module};
+use crate::rules::{Direction, Protocol, Rule, RuleKey, RuleSet};
+
+/// A flow ends after this time without a datagram in either direction; upstream's number, and Envoy's.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Ports of the loopback addresses: below those that the kernel gives out by itself.
+const PORTS: std::ops::Range<u16> = 16_384..32_768;
+
+/// Envoy's default would drop datagrams above 1,500 bytes.
+const MAX_DATAGRAM: u64 = 65_535;
+
+/// The loopback addresses of a node.
+///
+/// They follow from what they stand for, so that a change of the rules leaves the others where they are. The address is
+/// the node's own: several nodes on a host do not meet.
+pub(super) struct Loopback {
+    address: Ipv4Addr,
+    relays: BTreeMap<SocketAddr, SocketAddr>,
+    listeners: BTreeMap<RuleKey, SocketAddr>,
+}
+
+impl Loopback {
+    pub(super) fn new(rules: &RuleSet, settings: &Settings) -> Self {
+        let [high, low, ..] = hash(&(&settings.runtime_dir, &settings.network)).to_be_bytes();
+        // Not 127.0.0.1, where everything else is.
+        let address = Ipv4Addr::new(127, high.max(1), low, 1);
+        let mut taken = BTreeSet::new();
+        let mut place = |what: u64| {
+            let size = u64::from(PORTS.end - PORTS.start);
+            let first = u16::try_from(what % size).unwrap_or(0);
+            let ports = (PORTS.start + first..PORTS.end).chain(PORTS.start..PORTS.start + first);
+            // Fewer are asked for than there are: the module takes at most `MAX_UDP_RELAYS`.
+            let port = ports.into_iter().find(|port| taken.insert(*port)).unwrap_or(PORTS.start);
+            SocketAddr::new(address.into(), port)
+        };
+        let mut relays = BTreeMap::new();
+        let mut listeners = BTreeMap::new();
+        for (key, rules) in rules.by_key() {
+            match (key.protocol, key.direction) {
+                (Protocol::Tcp, _) => {}
+                (Protocol::Udp, Direction::Ingress) => {
+                    listeners.insert(key, place(hash(&("ingress", key.port))));
+                }
+                // Rules with different ports share the relay of a destination.
+                (Protocol::Udp, Direction::Egress) => {
+                    for destination in rules.iter().filter_map(|rule| overlay_address(rule)) {
+                        relays.entry(destination).or_insert_with(|| place(hash(&("egress", destination))));
+                    }
+                }
+            }
+        }
+        Self { address, relays, listeners }
+    }
+
+    /// What the module has to know.
+    pub(super) fn relays(&self) -> Vec<UdpRelay> {
+        let relay = |(destination, relay): (&SocketAddr, &SocketAddr)| UdpRelay {
+            relay: *relay,
+            destination: *destination,
+        };
+        self.relays.iter().map(relay).collect()
+    }
+
+    /// The address that stands for the destination of an egress rule.
+    pub(super) fn relay(&self, rule: &Rule) -> SocketAddr {
+        let relay = overlay_address(rule).and_then(|destination| self.relays.get(&destination));
+        relay.copied().unwrap_or(SocketAddr::new(self.address.into(), PORTS.start))
+    }
+
+    /// The listener of a rule key. It does not depend on the destinations, see [`super`].
+    pub(super) fn listener(&self, key: RuleKey, settings: &Settings) -> Result<Listener, TranslateError> {
+        let name = key.to_string();
+        let mut listener_filters = Vec::new();
+        let address = match (key.direction, self.listeners.get(&key)) {
+            (Direction::Ingress, Some(address)) => {
+                let config = UdpIngressConfig {
+                    network: settings.network.clone(),
+                    port: key.port,
+                    listener: *address,
+                };
+                config.validate().map_err(|reason| TranslateError::Invalid { name: name.clone(), reason })?;
+                let filter = module::udp_listener_filter("nexodus.udp_ingress", &config);
+                listener_filters.push(listener_filter("nexodus.udp_ingress", pack_any(filter)));
+                Address { address: Some(socket_address(*address)) }
+            }
+            _ => udp(any_address(key.port, settings.ipv6)),
+        };
+        listener_filters
+            .push(listener_filter("envoy.filters.udp_listener.udp_proxy", pack_any(udp_proxy(&name))));
+        Ok(Listener {
+            stat_prefix: name.clone(),
+            name,
+            address: Some(address),
+            // Each worker has a socket of its own, and the kernel spreads the clients over them.
+            enable_reuse_port: Some(BoolValue { value: true }),
+            udp_listener_config: Some(UdpListenerConfig {
+                downstream_socket_config: Some(large_datagrams()),
+                ..Default::default()
+            }),
+            listener_filters,
+            ..Default::default()
+        })
+    }
+}
+
+fn udp_proxy(name: &str) -> UdpProxyConfig {
+    UdpProxyConfig {
+        stat_prefix: name.to_owned(),
+        route_specifier: Some(RouteSpecifier::Matcher(always(name))),
+        idle_timeout: Some(duration(IDLE)),
+        upstream_socket_config: Some(large_datagrams()),
+        ..Default::default()
+    }
+}
+
+/// `udp_proxy` chooses its cluster by a matcher.
+fn always(cluster: &str) -> Matcher {
+    let action = TypedExtensionConfig {
+        name: "route".to_owned(),
+        typed_config: Some(pack_any(Route { cluster: cluster.to_owned() })),
+    };
+    let on_match = OnMatch { on_match: Some(on_match::OnMatch::Action(action)), ..Default::default() };
+    Matcher { on_no_match: Some(Box::new(on_match)), matcher_type: None }
+}
+
+fn large_datagrams() -> UdpSocketConfig {
+    UdpSocketConfig {
+        max_rx_datagram_size: Some(UInt64Value { value: MAX_DATAGRAM }),
+        // It needs the datagram size to be Envoy's default.
+        prefer_gro: Some(BoolValue { value: false }),
+    }
+}
+
+fn listener_filter(name: &str, config: Any) -> ListenerFilter {
+    ListenerFilter {
+        name: name.to_owned(),
+        config_type: Some(ConfigType::TypedConfig(config)),
+        ..Default::default()
+    }
+}
+
+/// An address as the endpoint or listener of a UDP rule.
+pub(super) fn socket_address(address: SocketAddr) -> address::Address {
+    address::Address::SocketAddress(SocketAddress {
+        protocol: SocketProtocol::Udp as i32,
+        address: address.ip().to_string(),
+        port_specifier: Some(PortSpecifier::PortValue(u32::from(address.port()))),
+        ..Default::default()
+    })
+}
+
+fn udp(mut address: Address) -> Address {
+    if let Some(address::Address::SocketAddress(socket)) = &mut address.address {
+        socket.protocol = SocketProtocol::Udp as i32;
+    }
+    address
+}
+
+fn overlay_address(rule: &Rule) -> Option<SocketAddr> {
+    Some(SocketAddr::new(rule.host.parse::<IpAddr>().ok()?, rule.destination_port))
+}
+
+/// The same in every process of one build; a change with the next build costs nothing but idle flows.
+fn hash(what: &impl std::hash::Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
