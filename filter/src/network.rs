@@ -208,8 +208,11 @@ impl Network {
         self.foreign_datagrams.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn foreign_datagrams(&self) -> u64 {
-        self.foreign_datagrams.load(Ordering::Relaxed)
+    /// What the network thread published last, with what Envoy's threads count themselves.
+    pub(crate) fn status(&self) -> NetworkStatus {
+        let mut status = lock(&self.status).clone();
+        status.counts.udp_foreign = self.foreign_datagrams.load(Ordering::Relaxed);
+        status
     }
 
     fn changed(&self) {

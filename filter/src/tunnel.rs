@@ -85,9 +85,7 @@ impl BootstrapExtensionConfig for TunnelExtensionConfig {
     ) -> (u32, String) {
         let networks: Vec<_> = network::all()
             .iter()
-            .map(|network| {
-                network::lock(&network.status).to_json(&network.name, network.phase() == Phase::Running)
-            })
+            .map(|network| network.status().to_json(&network.name, network.phase() == Phase::Running))
             .collect();
         (200, format!("{:#}\n", serde_json::json!({ "networks": networks })))
     }
@@ -179,7 +177,7 @@ impl Metrics {
     }
 
     fn publish(&mut self, envoy: &dyn EnvoyBootstrapExtensionConfig) {
-        let counts = network::lock(&self.network.status).counts;
+        let counts = self.network.status().counts;
         for ((id, published), (_, count)) in self.counters.iter_mut().zip(COUNTERS) {
             let value = count(&counts);
             if value > *published && envoy.increment_counter(*id, value - *published).is_ok() {

@@ -313,12 +313,8 @@ impl Driver {
         status.peers = peers;
         status.listeners = listeners;
         status.udp_listeners = self.udp.ports();
-        status.counts = Counts {
-            stack: *self.stack.stats(),
-            thread: self.stats,
-            udp: self.udp_stats,
-            udp_foreign: self.network.foreign_datagrams(),
-        };
+        status.counts =
+            Counts { stack: *self.stack.stats(), thread: self.stats, udp: self.udp_stats, udp_foreign: 0 };
     }
 
     /// Ends every connection of this network.

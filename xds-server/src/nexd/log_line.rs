@@ -74,6 +74,9 @@ pub fn parse(line: &str) -> Option<Message> {
         "trace" => Severity::Trace,
         "debug" => Severity::Debug,
         "info" => Severity::Info,
+        // About fields of our own configuration (the matcher of `udp_proxy`, whose older form is deprecated): an operator
+        // could do nothing about it.
+        "warning" if logger == "misc" && text.contains(" is marked as work-in-progress") => Severity::Debug,
         "warning" => Severity::Warning,
         "error" => Severity::Error,
         "critical" => Severity::Critical,
@@ -154,6 +157,12 @@ mod tests {
         for other in ["egress/tcp/80 12 bytes", "[x][y] z", "[warning] z", "", "["] {
             assert_eq!(parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn what_envoy_thinks_of_our_fields_is_no_warning() {
+        let line = "[warning][misc] field 'a.b' is marked as work-in-progress. API features";
+        assert_eq!(parse(line).map(|message| message.severity), Some(Severity::Debug));
     }
 
     #[test]
