@@ -119,7 +119,11 @@ impl Changes {
                     Some(change) => self.change(change).await,
                     None => return,
                 },
-                Ok(()) = self.restarts.changed() => self.recover().await,
+                Ok(()) = self.restarts.changed() => {
+                    self.recover().await;
+                    // What was refused a moment ago is refused now.
+                    retry.reset();
+                }
                 _ = retry.tick(), if self.is_incomplete() => self.retry().await,
             }
         }
