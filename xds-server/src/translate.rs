@@ -9,7 +9,7 @@
 //! the connections of a listener whose filter chain changes (after `--drain-time-s`). So nothing in a listener depends
 //! on the destinations, and nothing in a cluster, unless one of them is a hostname:
 //! * the destinations themselves arrive as endpoints (EDS);
-//! * outlier detection is the same for every number of hosts (see [`cluster`]);
+//! * outlier detection is the same for every number of hosts (see `translate::cluster`);
 //! * `max_connect_attempts` does depend on it, so each listener has its `tcp_proxy` by extension discovery (ECDS),
 //!   under the listener's name: an update counts for new connections, live ones keep what they have.
 

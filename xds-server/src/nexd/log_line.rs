@@ -11,7 +11,7 @@ const MAX_LINE_BYTES: usize = 8 << 10;
 /// How many messages are remembered to find the cause of Envoy's end.
 const REMEMBERED: usize = 32;
 
-/// Cuts a stream of bytes into lines of at most [`MAX_LINE_BYTES`].
+/// Cuts a stream of bytes into lines of at most 8 KiB.
 #[derive(Debug, Default)]
 pub struct Lines {
     partial: Vec<u8>,
