@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use slab::Slab;
 
 use crate::ip::{Outbox, Packet};
+use crate::seed::next_random;
 use crate::timers::Timers;
 use crate::wireguard::PeerId;
 use crate::{ConnectError, Event, FlowId, Instant, Limits, Stats};
@@ -321,13 +322,4 @@ impl Tcp {
             self.events.push_back((id, kind));
         }
     }
-}
-
-/// SplitMix64: spreads the seed over everything that should not be guessed from its neighbour.
-fn next_random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

@@ -1,10 +1,10 @@
 //! Which flow a segment belongs to, and which tuples rest in TIME_WAIT.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, DefaultHasher, Hasher};
 use std::time::Duration;
 
 use super::segment::Tuple;
+use crate::seed::Seeded;
 use crate::{FlowId, Instant, Stats};
 
 /// How long a tuple rests. 2 MSL would be minutes (RFC 9293), but no segment lives that long in a tunnel. A FIN whose
@@ -88,19 +88,5 @@ impl Table {
         {
             self.entries.remove(&tuple);
         }
-    }
-}
-
-/// SipHash behind a secret prefix: peers choose ports, so they must not be able to choose collisions.
-#[derive(Clone, Copy)]
-struct Seeded(u64);
-
-impl BuildHasher for Seeded {
-    type Hasher = DefaultHasher;
-
-    fn build_hasher(&self) -> DefaultHasher {
-        let mut hasher = DefaultHasher::new();
-        hasher.write_u64(self.0);
-        hasher
     }
 }
