@@ -169,6 +169,18 @@ abi_enum! {
 }
 
 abi_enum! {
+    /// Health of an upstream host.
+    envoy_dynamic_module_type_host_health {
+        /// It gets no traffic.
+        Unhealthy,
+        /// It gets traffic if there is no healthy one.
+        Degraded,
+        /// It gets traffic.
+        Healthy,
+    }
+}
+
+abi_enum! {
     /// Attribute of a stream, in Envoy's attribute vocabulary (`source.address`, `connection.id`, ...).
     #[expect(missing_docs, reason = "each name is that of an attribute in Envoy's documentation")]
     envoy_dynamic_module_type_attribute_id {
@@ -318,6 +330,16 @@ pub type envoy_dynamic_module_type_transport_socket_factory_config_module_ptr = 
 pub type envoy_dynamic_module_type_transport_socket_envoy_ptr = *mut c_void;
 /// The module's transport socket.
 pub type envoy_dynamic_module_type_transport_socket_module_ptr = *const c_void;
+/// Envoy's health checker configuration.
+pub type envoy_dynamic_module_type_health_checker_config_envoy_ptr = *mut c_void;
+/// The module's health checker configuration.
+pub type envoy_dynamic_module_type_health_checker_config_module_ptr = *const c_void;
+/// Envoy's health check session of a host.
+pub type envoy_dynamic_module_type_health_checker_session_envoy_ptr = *mut c_void;
+/// The module's health check session of a host.
+pub type envoy_dynamic_module_type_health_checker_session_module_ptr = *const c_void;
+/// A scheduler of a health check session, owned by the module.
+pub type envoy_dynamic_module_type_health_checker_scheduler_module_ptr = *mut c_void;
 
 #[cfg(test)]
 mod tests {
@@ -351,6 +373,7 @@ mod tests {
         assert_eq!(CloseType::AbortReset as u32, 4);
         assert_eq!(AttributeId::ConnectionId as u32, 28);
         assert_eq!(AttributeId::HealthCheck as u32, 67);
+        assert_eq!(envoy_dynamic_module_type_host_health::Healthy as u32, 2);
         assert_eq!(envoy_dynamic_module_type_log_level::Off as u32, 6);
         for raw in 0..68 {
             assert_eq!(AttributeId::try_from(raw).map(|id| id as u32), Ok(raw));

@@ -7,7 +7,8 @@
 
 use crate::abi::{
     envoy_dynamic_module_type_attribute_id as AttributeId,
-    envoy_dynamic_module_type_envoy_buffer as EnvoyBytes, envoy_dynamic_module_type_log_level as LogLevel,
+    envoy_dynamic_module_type_envoy_buffer as EnvoyBytes,
+    envoy_dynamic_module_type_host_health as HostHealth, envoy_dynamic_module_type_log_level as LogLevel,
     envoy_dynamic_module_type_module_buffer as ModuleBytes,
     envoy_dynamic_module_type_network_connection_close_type as CloseType,
     envoy_dynamic_module_type_network_connection_event as Event,
@@ -112,6 +113,7 @@ callbacks! {
     network_filter_set_buffer_limits(filter: Ptr, limit: u32);
     network_filter_above_high_watermark(filter: Ptr) -> bool;
     network_filter_get_worker_index(filter: Ptr) -> u32;
+    network_filter_get_upstream_connection_id(filter: Ptr) -> u64;
     network_filter_scheduler_new(filter: Ptr) -> Ptr;
     network_filter_scheduler_commit(scheduler: Ptr, event_id: u64);
     network_filter_scheduler_delete(scheduler: Ptr);
@@ -198,4 +200,22 @@ callbacks! {
     udp_listener_filter_increment_gauge(filter: Ptr, id: usize, value: u64) -> u32;
     udp_listener_filter_decrement_gauge(filter: Ptr, id: usize, value: u64) -> u32;
     udp_listener_filter_record_histogram_value(filter: Ptr, id: usize, value: u64) -> u32;
+}
+
+// Health checker.
+callbacks! {
+    health_checker_scheduler_new(session: Ptr) -> Ptr;
+    health_checker_scheduler_report(scheduler: Ptr, health: HostHealth);
+    health_checker_scheduler_delete(scheduler: Ptr);
+    health_checker_get_host_address(session: Ptr, result: *mut EnvoyBytes) -> bool;
+    health_checker_get_host_metadata_string(
+        session: Ptr, filter_name: ModuleBytes, key: ModuleBytes, result: *mut EnvoyBytes
+    ) -> bool;
+    health_checker_get_host_metadata_number(
+        session: Ptr, filter_name: ModuleBytes, key: ModuleBytes, result: *mut f64
+    ) -> bool;
+    health_checker_get_host_metadata_bool(
+        session: Ptr, filter_name: ModuleBytes, key: ModuleBytes, result: *mut bool
+    ) -> bool;
+    health_checker_get_host_health(session: Ptr) -> u32;
 }

@@ -5,6 +5,8 @@
 
 use crate::{
     abi::{
+        envoy_dynamic_module_type_envoy_buffer as EnvoyBytes,
+        envoy_dynamic_module_type_host_health as HostHealth,
         envoy_dynamic_module_type_module_buffer as ModuleBytes,
         envoy_dynamic_module_type_network_connection_close_type as CloseType,
         envoy_dynamic_module_type_network_connection_event as Event,
@@ -70,8 +72,7 @@ unsafe fn fake<'a>(raw: *mut c_void) -> &'a Fake {
 ///
 /// The buffer is valid.
 unsafe fn text(buffer: ModuleBytes) -> String {
-    let buffer =
-        crate::abi::envoy_dynamic_module_type_envoy_buffer { ptr: buffer.ptr, length: buffer.length };
+    let buffer = EnvoyBytes { ptr: buffer.ptr, length: buffer.length };
     // SAFETY: the caller's promise.
     String::from_utf8_lossy(unsafe { envoy_bytes(buffer) }).into_owned()
 }
@@ -110,6 +111,37 @@ fakes! {
     network_filter_scheduler_delete(raw) {
         drop(Box::from_raw(raw.cast::<AtomicU64>()));
     }
+
+    health_checker_scheduler_new(raw) -> *mut c_void {
+        fake(raw).call("new scheduler".into());
+        raw
+    }
+    health_checker_scheduler_report(raw, health: HostHealth) { fake(raw).call(format!("report {health:?}")) }
+    health_checker_scheduler_delete(raw) { fake(raw).call("delete scheduler".into()) }
+    health_checker_get_host_address(raw, _result: *mut EnvoyBytes) -> bool {
+        fake(raw).call("address".into());
+        false
+    }
+    health_checker_get_host_metadata_string(
+        raw, filter_name: ModuleBytes, key: ModuleBytes, result: *mut EnvoyBytes
+    ) -> bool {
+        fake(raw).call(format!("metadata {} {}", text(filter_name), text(key)));
+        *result = EnvoyBytes { ptr: c"192.0.2.1:80".as_ptr(), length: 12 };
+        fake(raw).answer.get() != 0
+    }
+    health_checker_get_host_metadata_number(
+        raw, _filter_name: ModuleBytes, _key: ModuleBytes, result: *mut f64
+    ) -> bool {
+        *result = 0.5;
+        fake(raw).answer.get() != 0
+    }
+    health_checker_get_host_metadata_bool(
+        raw, _filter_name: ModuleBytes, _key: ModuleBytes, result: *mut bool
+    ) -> bool {
+        *result = true;
+        fake(raw).answer.get() != 0
+    }
+    health_checker_get_host_health(raw) -> u32 { fake(raw).answer.get() }
 
     transport_socket_raise_event(raw, event: Event) {
         fake(raw).call(format!("raise {event:?}"));

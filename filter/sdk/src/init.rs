@@ -4,6 +4,7 @@ use crate::{
     BootstrapExtensionConfig, EnvoyBootstrapExtensionConfig, NetworkFilterConfig,
     TransportSocketFactoryConfig, UdpListenerFilterConfig, abi,
     guard::catch,
+    health_checker::HealthCheckerConfig,
     network::{EnvoyNetworkFilterConfigImpl, EnvoyNetworkFilterImpl},
     transport_socket::EnvoyTransportSocketImpl,
     udp_listener::{EnvoyUdpListenerFilterConfigImpl, EnvoyUdpListenerFilterImpl},
@@ -33,6 +34,10 @@ pub type NewUdpListenerFilterConfigFunction<EC, ELF> = fn(
     config: &[u8],
 ) -> Option<Box<dyn UdpListenerFilterConfig<ELF>>>;
 
+/// Creates a health checker configuration from its name and its configuration; `None` refuses it.
+pub type NewHealthCheckerConfigFunction =
+    fn(name: &str, config: &[u8]) -> Option<Box<dyn HealthCheckerConfig>>;
+
 /// Set by [`declare_all_init_functions!`](crate::declare_all_init_functions).
 pub static NEW_BOOTSTRAP_EXTENSION_CONFIG_FUNCTION: OnceLock<NewBootstrapExtensionConfigFunction> =
     OnceLock::new();
@@ -51,6 +56,9 @@ pub static NEW_TRANSPORT_SOCKET_FACTORY_CONFIG_FUNCTION: OnceLock<
 pub static NEW_UDP_LISTENER_FILTER_CONFIG_FUNCTION: OnceLock<
     NewUdpListenerFilterConfigFunction<EnvoyUdpListenerFilterConfigImpl, EnvoyUdpListenerFilterImpl>,
 > = OnceLock::new();
+
+/// Set by [`declare_all_init_functions!`](crate::declare_all_init_functions).
+pub static NEW_HEALTH_CHECKER_CONFIG_FUNCTION: OnceLock<NewHealthCheckerConfigFunction> = OnceLock::new();
 
 /// Registers what creates one kind of configuration. Envoy initializes a loaded module once, so the first
 /// stays.
@@ -76,6 +84,7 @@ pub fn program_init(init: impl FnOnce() -> bool) -> *const c_char {
 /// | `network` | [`NewNetworkFilterConfigFunction`] |
 /// | `transport_socket` | [`NewTransportSocketFactoryConfigFunction`] |
 /// | `udp_listener` | [`NewUdpListenerFilterConfigFunction`] |
+/// | `health_checker` | [`NewHealthCheckerConfigFunction`] |
 ///
 /// ```
 /// use envoy_proxy_dynamic_modules_rust_sdk::*;
@@ -125,6 +134,9 @@ macro_rules! declare_all_init_functions {
     };
     (@register udp_listener : $new_config:expr) => {
         $crate::init::register(&$crate::init::NEW_UDP_LISTENER_FILTER_CONFIG_FUNCTION, $new_config)
+    };
+    (@register health_checker : $new_config:expr) => {
+        $crate::init::register(&$crate::init::NEW_HEALTH_CHECKER_CONFIG_FUNCTION, $new_config)
     };
 }
 

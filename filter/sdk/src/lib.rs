@@ -6,8 +6,8 @@
 //! Envoy 1.40.
 //!
 //! A module names what it offers in [`declare_all_init_functions!`]: [`bootstrap`] extensions, [`network`]
-//! filters, [`transport_socket`]s, and [`udp_listener`] filters. Everything is re-exported here, so
-//! `use envoy_proxy_dynamic_modules_rust_sdk::*;` is enough.
+//! filters, [`transport_socket`]s, [`udp_listener`] filters, and [`health_checker`]s. Everything but the last
+//! is re-exported here, so `use envoy_proxy_dynamic_modules_rust_sdk::*;` is enough.
 //!
 //! # Panics
 //!
@@ -20,6 +20,7 @@
 //! | a network filter | its connection is closed (`NoFlush`) |
 //! | a transport socket | its connection is closed at the next read or write step |
 //! | a UDP listener filter | this datagram and all later ones of its worker thread are dropped |
+//! | a health check session | the host's checks time out, so it is unhealthy |
 //! | a bootstrap extension | its later hooks are skipped; a shutdown counts as complete |
 //! | a configuration, later | this call is without effect; an admin request is answered with 500 |
 //!
@@ -66,6 +67,7 @@ mod callback;
 #[cfg(test)]
 mod fake;
 mod guard;
+pub mod health_checker;
 #[doc(hidden)]
 pub mod init;
 #[doc(hidden)]
@@ -78,7 +80,7 @@ pub mod udp_listener;
 pub use bootstrap::*;
 pub use buffer::*;
 pub use init::{
-    NewBootstrapExtensionConfigFunction, NewNetworkFilterConfigFunction,
+    NewBootstrapExtensionConfigFunction, NewHealthCheckerConfigFunction, NewNetworkFilterConfigFunction,
     NewTransportSocketFactoryConfigFunction, NewUdpListenerFilterConfigFunction, ProgramInitFunction,
 };
 pub use metrics::{EnvoyCounterId, EnvoyGaugeId, EnvoyHistogramId};

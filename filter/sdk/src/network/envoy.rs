@@ -255,6 +255,11 @@ impl EnvoyNetworkFilter for EnvoyNetworkFilterImpl {
         // SAFETY: `raw` is valid.
         unsafe { callback::network_filter_get_worker_index(self.raw) }
     }
+
+    fn get_upstream_connection_id(&self) -> u64 {
+        // SAFETY: `raw` is valid.
+        unsafe { callback::network_filter_get_upstream_connection_id(self.raw) }
+    }
 }
 
 /// Owns a scheduler of Envoy.

@@ -286,6 +286,11 @@ pub trait EnvoyNetworkFilter {
     ///
     /// Source: `envoy_dynamic_module_callback_network_filter_get_worker_index`.
     fn get_worker_index(&self) -> u32;
+
+    /// The id of the upstream connection; 0 until there is one. `tcp_proxy` has one when a host has accepted.
+    ///
+    /// Source: `envoy_dynamic_module_callback_network_filter_get_upstream_connection_id`.
+    fn get_upstream_connection_id(&self) -> u64;
 }
 
 /// Wakes a network filter from any thread.
