@@ -4,6 +4,8 @@ use std::{collections::HashSet, ffi::OsString};
 
 use clap::Command;
 
+use crate::rules::is_option;
+
 /// Turns `-ingress` into `--ingress`, for each long flag that the command or one below it has: Go's flag packages make
 /// no difference between one dash and two.
 pub(crate) fn normalize(command: &Command, arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
@@ -21,9 +23,24 @@ pub(crate) fn normalize(command: &Command, arguments: impl IntoIterator<Item = O
 }
 
 /// Splits the values of a flag that can be given several times: also one value can be several, separated by commas,
-/// with spaces around them.
+/// with spaces around them. A rule's options stay with it.
 pub(crate) fn split_values(values: &[String]) -> Vec<String> {
-    values.iter().flat_map(|value| value.split(',')).map(|value| value.trim().to_owned()).collect()
+    values.iter().flat_map(|value| split_value(value)).collect()
+}
+
+fn split_value(value: &str) -> Vec<String> {
+    let mut parts: Vec<String> = Vec::new();
+    for part in value.split(',').map(str::trim) {
+        match parts.last_mut() {
+            Some(rule) if is_option(part) => {
+                rule.push(',');
+                rule.push_str(part);
+            }
+            // An option without a rule is refused where rules are read.
+            _ => parts.push(part.to_owned()),
+        }
+    }
+    parts
 }
 
 fn long_flags(command: &Command) -> HashSet<String> {
@@ -63,5 +80,15 @@ mod tests {
     fn values_split_at_commas() {
         let values = ["tcp:80:a:80, tcp:81:b:81".to_owned(), "c".to_owned(), "d,".to_owned()];
         assert_eq!(split_values(&values), ["tcp:80:a:80", "tcp:81:b:81", "c", "d", ""]);
+    }
+
+    #[test]
+    fn options_stay_with_the_rule_before_them() {
+        let values = ["tcp:80:a:80, weight=2,bind=::1 ,tcp:81:b:81,c=d".to_owned(), "weight=3,e".to_owned()];
+        assert_eq!(
+            split_values(&values),
+            ["tcp:80:a:80,weight=2,bind=::1", "tcp:81:b:81,c=d", "weight=3", "e"]
+        );
+        assert_eq!(split_values(&["a,Weight=2,=,1=2".to_owned()]), ["a", "Weight=2", "=", "1=2"]);
     }
 }

@@ -15,6 +15,7 @@
 pub mod ads;
 mod argv;
 pub mod control;
+mod duration;
 mod lock;
 pub mod nexctl;
 pub mod nexd;

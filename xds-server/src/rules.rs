@@ -1,14 +1,18 @@
-//! Proxy rules: `protocol:port:host:destination_port`, for example `tcp:443:10.10.100.152:8443`.
+//! Proxy rules: `protocol:port:host:destination_port`, for example `tcp:443:10.10.100.152:8443`, and after it options, for
+//! example `,bind=127.0.0.1,weight=2`.
 //!
 //! The grammar and its error texts are upstream's (nexodus `nexd proxy`), including what Go's `strconv.Atoi` and
 //! `net.SplitHostPort` accept and say, because scripts and people know them. One text differs: upstream says
-//! `out of range 0-65535` while it refuses port 0; here it says `out of range 1-65535`.
+//! `out of range 0-65535` while it refuses port 0; here it says `out of range 1-65535`. Options are ours.
 
 mod go;
+mod options;
 mod set;
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
+pub(crate) use options::is_option;
+pub use options::{OptionError, RuleOptions, WEIGHTS, connect_timeout, health_check};
 pub use set::{Entry, MAX_HOST_BYTES, MAX_RULES, RuleSet, RuleSetError, Source, Unsupported};
 
 /// Which way connections travel.
@@ -90,7 +94,12 @@ pub struct Rule {
     pub host: String,
     /// The destination's port; never 0 in a parsed rule.
     pub destination_port: u16,
+    /// What else the rule says.
+    pub options: RuleOptions,
 }
+
+/// What makes a rule the same rule: everything but the options, of which only the bind address counts.
+pub type Identity<'a> = (Protocol, u16, Option<IpAddr>, &'a str, u16);
 
 impl Rule {
     /// `host:port`, or `[host]:port` when the host contains a colon.
@@ -98,11 +107,17 @@ impl Rule {
     pub fn destination(&self) -> String {
         go::join_host_port(&self.host, self.destination_port)
     }
+
+    /// What this rule is found by. Two rules with one identity (and direction) are the same rule.
+    #[must_use]
+    pub fn identity(&self) -> Identity<'_> {
+        (self.protocol, self.port, self.options.bind, &self.host, self.destination_port)
+    }
 }
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.protocol, self.port, self.destination())
+        write!(f, "{}:{}:{}{}", self.protocol, self.port, self.destination(), self.options)
     }
 }
 
@@ -110,6 +125,10 @@ impl FromStr for Rule {
     type Err = RuleError;
 
     fn from_str(text: &str) -> Result<Self, RuleError> {
+        if is_option(text) {
+            return Err(OptionError::NoRule(text.to_owned()).into());
+        }
+        let (text, options) = options::split(text);
         // Upstream's order, which decides the error that a doubly wrong rule gets: the number of parts, the protocol,
         // the port, the shape of the destination, its host, its port.
         let mut parts = text.splitn(3, ':');
@@ -129,7 +148,9 @@ impl FromStr for Rule {
         if host.is_empty() {
             return Err(bad_destination("host cannot be empty".to_owned()));
         }
-        Ok(Self { protocol, port, host: host.to_owned(), destination_port: parse_port(destination_port)? })
+        let destination_port = parse_port(destination_port)?;
+        let options = options.map(RuleOptions::parse).transpose()?.unwrap_or_default();
+        Ok(Self { protocol, port, host: host.to_owned(), destination_port, options })
     }
 }
 
@@ -142,7 +163,7 @@ fn parse_port(text: &str) -> Result<u16, RuleError> {
     }
 }
 
-/// Why a text is not a rule. The texts are upstream's.
+/// Why a text is not a rule. But for those about options, the texts are upstream's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RuleError {
     /// Fewer than four parts.
@@ -167,6 +188,9 @@ pub enum RuleError {
         /// What is wrong with it.
         reason: String,
     },
+    /// An option.
+    #[error(transparent)]
+    Option(#[from] OptionError),
 }
 
 /// Why a text is not a port.
@@ -181,7 +205,7 @@ pub enum PortError {
 }
 
 /// What a listener and its cluster stand for: all rules with one key share them, as one list of destinations.
-/// Displays as `egress/tcp/80`, the name of both in Envoy.
+/// Displays as `egress/tcp/80` or `egress/tcp/80@127.0.0.1`, the name of both in Envoy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleKey {
     /// Ingress or egress.
@@ -190,19 +214,22 @@ pub struct RuleKey {
     pub protocol: Protocol,
     /// The port that is listened on.
     pub port: u16,
+    /// The one address that is listened on; none for all.
+    pub bind: Option<IpAddr>,
 }
 
 impl RuleKey {
     /// The key under which a rule of this direction falls.
     #[must_use]
     pub const fn of(direction: Direction, rule: &Rule) -> Self {
-        Self { direction, protocol: rule.protocol, port: rule.port }
+        Self { direction, protocol: rule.protocol, port: rule.port, bind: rule.options.bind }
     }
 }
 
 impl fmt::Display for RuleKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.direction, self.protocol, self.port)
+        write!(f, "{}/{}/{}", self.direction, self.protocol, self.port)?;
+        self.bind.map_or(Ok(()), |bind| write!(f, "@{bind}"))
     }
 }
 

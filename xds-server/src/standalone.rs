@@ -21,7 +21,8 @@ use crate::{
     ads::{Ads, Listener, ServeError},
     argv,
     control::socket::{self, BindError},
-    nexd::cli::{access_log, duration},
+    duration,
+    nexd::cli::access_log,
     rules::{Direction, RuleSet, Source},
     translate::{AccessLog, Settings, TranslateError, host_has_ipv6, translate},
 };
@@ -30,6 +31,9 @@ use crate::{
 const MORE_HELP: &str = "\
 Rules have the form protocol:port:destination:destination_port. A flag can be given several times, or its rules can be \
 separated by commas; rules with one protocol and port share the connections (round robin).
+
+Options follow a rule after commas: bind=ADDRESS (listen on this address only), weight=1..1000 (share of the \
+connections), connect-timeout=TIME and health-check=TIME (TCP; one value for all rules of a port).
 
 The Envoy needs the module and a bootstrap with a network and this server: envoy-config/xds.yaml is one to start from. It \
 may use the state-of-the-world or the incremental protocol. What it rejects is written to standard error; everything \
@@ -69,7 +73,7 @@ struct Arguments {
     runtime_dir: PathBuf,
 
     /// How long one attempt to reach a destination may take
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::parse)]
     connect_timeout: Duration,
 
     /// Where Envoy writes one line for each connection: `stdout`, `stderr`, `off`, or a file

@@ -35,24 +35,27 @@ pub struct StoredRules {
 }
 
 impl StoredRules {
-    /// Adds a rule behind all others; a rule that is there already stays where it is.
+    /// Adds a rule behind all others; a rule that is there already stays where it is, with the new one's options.
     pub fn add(&mut self, direction: Direction, rule: Rule) {
-        if !self.contains(direction, &rule) {
-            self.rules.push((direction, rule));
+        let same =
+            |(other, stored): &&mut (_, Rule)| *other == direction && stored.identity() == rule.identity();
+        match self.rules.iter_mut().find(same) {
+            Some((_, stored)) => *stored = rule,
+            None => self.rules.push((direction, rule)),
         }
     }
 
     /// Removes a rule and says whether it was there.
     pub fn remove(&mut self, direction: Direction, rule: &Rule) -> bool {
         let before = self.rules.len();
-        self.rules.retain(|(other, stored)| *other != direction || stored != rule);
+        self.rules.retain(|(other, stored)| *other != direction || stored.identity() != rule.identity());
         self.rules.len() != before
     }
 
     /// Whether a rule is stored.
     #[must_use]
     pub fn contains(&self, direction: Direction, rule: &Rule) -> bool {
-        self.rules.iter().any(|(other, stored)| *other == direction && stored == rule)
+        self.rules.iter().any(|(other, stored)| *other == direction && stored.identity() == rule.identity())
     }
 
     /// All rules in the order of adding.

@@ -8,7 +8,7 @@
 //! **What depends on the number of destinations.** Adding a destination must not cut live connections, and Envoy closes
 //! the connections of a listener whose filter chain changes (after `--drain-time-s`). So nothing in a listener depends
 //! on the destinations, and nothing in a cluster, unless one of them is a hostname:
-//! * the destinations themselves arrive as endpoints (EDS);
+//! * the destinations themselves arrive as endpoints (EDS), with their weights;
 //! * outlier detection is the same for every number of hosts (see `translate::cluster`);
 //! * `max_connect_attempts` does depend on it, so each listener has its `tcp_proxy` by extension discovery (ECDS),
 //!   under the listener's name: an update counts for new connections, live ones keep what they have.
@@ -47,7 +47,7 @@ pub struct Settings {
     pub network: String,
     /// The directory of the sockets between the module and Envoy's ingress listeners. An absolute path.
     pub runtime_dir: PathBuf,
-    /// How long Envoy waits for one attempt to reach one destination; not zero.
+    /// How long Envoy waits for one attempt to reach one destination, unless its rule says otherwise; not zero.
     pub connect_timeout: Duration,
     /// Where Envoy writes one line for each connection.
     pub access_log: AccessLog,
@@ -71,10 +71,11 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Where the module finds an ingress listener: `<runtime_dir>/ingress-tcp-443.sock`.
+    /// Where the module finds an ingress listener: `<runtime_dir>/ingress-tcp-443.sock`, or with a bind address
+    /// `<runtime_dir>/ingress-tcp-443@100.64.0.1.sock`.
     #[must_use]
     pub fn ingress_socket(&self, key: RuleKey) -> PathBuf {
-        self.runtime_dir.join(format!("{}-{}-{}.sock", key.direction, key.protocol, key.port))
+        self.runtime_dir.join(format!("{}.sock", key.to_string().replace('/', "-")))
     }
 
     /// The name of the internal listener and of its configuration: `tunnel/<network>`.

@@ -103,8 +103,12 @@ impl Rig {
     fn apply(&self, key: &str) -> Result<(), ApplyError> {
         let (direction, port) = key.split_once("/tcp/").unwrap();
         let direction = if direction == "egress" { Direction::Egress } else { Direction::Ingress };
-        let key =
-            RuleKey { direction, protocol: xds_server::rules::Protocol::Tcp, port: port.parse().unwrap() };
+        let key = RuleKey {
+            direction,
+            protocol: xds_server::rules::Protocol::Tcp,
+            port: port.parse().unwrap(),
+            bind: None,
+        };
         let start = Instant::now();
         self.publish();
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);

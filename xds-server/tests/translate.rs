@@ -28,6 +28,13 @@ fn cases() -> Vec<(&'static str, RuleSet, Settings)> {
         ("ingress", "tcp:445:example.com:8443"),
         ("ingress", "tcp:445:127.0.0.1:8443"),
     ]);
+    let options = rule_set(&[
+        ("egress", "tcp:80:100.64.0.2:80,bind=127.0.0.1,weight=3"),
+        ("egress", "tcp:80:100.64.0.3:80,bind=127.0.0.1,connect-timeout=1500ms"),
+        ("egress", "tcp:80:100.64.0.2:80,bind=::1"),
+        ("egress", "udp:80:100.64.0.2:80,bind=127.0.0.1,weight=2"),
+        ("ingress", "tcp:80:127.0.0.1:80,weight=2,connect-timeout=2s"),
+    ]);
     let other = Settings {
         network: "office".to_owned(),
         runtime_dir: PathBuf::from("/tmp/run"),
@@ -46,6 +53,7 @@ fn cases() -> Vec<(&'static str, RuleSet, Settings)> {
     vec![
         ("no_rules", RuleSet::new(), settings()),
         ("every_kind", every_kind, settings()),
+        ("options", options, settings()),
         ("other_settings", one_of_each, other),
     ]
 }

@@ -86,7 +86,7 @@ pub(super) enum Proxy {
     Remove(Rules),
 }
 
-/// Rules, of the form protocol:port:destination:destination_port.
+/// Rules, of the form protocol:port:destination:destination_port[,option=value...]; `nexd --help` lists the options.
 #[derive(Args, Debug)]
 pub(super) struct Rules {
     /// Forward connections from the overlay to a destination on nexd's side

@@ -213,7 +213,7 @@ impl Changes {
         }
         let key = RuleKey::of(direction, rule);
         if self.probe_ports && direction == Direction::Egress && !self.has(key) {
-            probe(key.protocol, rule.port, self.settings.ipv6)?;
+            probe(key, self.settings.ipv6)?;
         }
         self.publish(translate(&rules, &self.settings)?);
         if let Err(error) = self.reached(&Target::key(key, true), ACTIVATION_LIMIT).await {

@@ -4,18 +4,23 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, ValueEnum};
 
-use crate::translate::AccessLog;
+use crate::{duration, translate::AccessLog};
 
 /// Below the flags in `--help`.
 const MORE_HELP: &str = "\
 Rules have the form protocol:port:destination:destination_port. A flag can be given several times, or its rules can be \
 separated by commas; rules with one protocol and port share the connections (round robin).
 
+Options follow a rule after commas: bind=ADDRESS (listen on this address only), weight=1..1000 (share of the \
+connections), connect-timeout=TIME and health-check=TIME (TCP; one value for all rules of a port).
+
 Examples:
   nexd --wg-config wg0.conf proxy --ingress tcp:443:10.10.100.152:8443
       Overlay peers reach 10.10.100.152:8443 at port 443 of this node's overlay address.
   nexd --wg-config wg0.conf proxy --egress tcp:8080:100.64.0.2:80
       Programs on this side reach port 80 of the overlay address 100.64.0.2 at port 8080 of this host.
+  nexd --wg-config wg0.conf proxy --egress tcp:8080:100.64.0.2:80,weight=3,tcp:8080:100.64.0.3:80
+      Of four connections to port 8080, three go to 100.64.0.2.
   nexd --wg-config wg0.conf proxy --check --egress tcp:8080:100.64.0.2:80
       Checks everything, starts nothing.
   nexctl nexd proxy add --ingress tcp:80:127.0.0.1:8080
@@ -81,11 +86,11 @@ pub struct Arguments {
     pub module_dir: Option<PathBuf>,
 
     /// How long open connections may go on after SIGTERM, or after their rule was removed
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     pub drain_time: Duration,
 
     /// How long one attempt to reach a destination may take
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::parse)]
     pub connect_timeout: Duration,
 
     /// One line for each connection: `stdout`, `stderr`, `off`, or a file
@@ -194,21 +199,6 @@ impl ControlPlane {
         ];
         given.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
     }
-}
-
-/// A number with `ms`, `s`, `m` or nothing (seconds) after it; at most an hour.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let milliseconds = match unit {
-        "ms" => 1,
-        "s" | "" => 1_000,
-        "m" => 60_000,
-        _ => return Err("write it like 10s, 500ms or 2m".to_owned()),
-    };
-    let number: u64 = number.parse().map_err(|_| "write it like 10s, 500ms or 2m".to_owned())?;
-    let duration = Duration::from_millis(number.saturating_mul(milliseconds));
-    if duration > Duration::from_secs(3600) { Err("at most an hour".to_owned()) } else { Ok(duration) }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "clap's signature")]

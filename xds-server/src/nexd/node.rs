@@ -146,7 +146,7 @@ fn merge(
 ) -> Result<(RuleSet, Vec<Waiting>), StartError> {
     let probe = |key: RuleKey| -> Result<(), PortError> {
         if probe_ports && key.direction == Direction::Egress {
-            probe(key.protocol, key.port, plan.settings.ipv6)?;
+            probe(key, plan.settings.ipv6)?;
         }
         Ok(())
     };

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use rustix::{
@@ -10,7 +10,7 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_with, sockopt},
 };
 
-use crate::rules::Protocol;
+use crate::rules::{Protocol, RuleKey};
 
 /// Why a port cannot be bound.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,14 @@ pub enum PortError {
         /// The first port that everybody may bind.
         first: u16,
     },
+    /// An address of another host.
+    #[error(
+        "{what}: this host has no such address; choose one that `ip address` shows, or leave bind out to listen on all"
+    )]
+    NotLocal {
+        /// The port and what it is for.
+        what: String,
+    },
     /// Anything else.
     #[error("{what}: {error}")]
     Other {
@@ -43,18 +51,22 @@ pub enum PortError {
     },
 }
 
-/// Whether a port can be listened on, on all addresses. Does not listen: nobody can connect to the question.
+/// Whether the port of an egress rule can be listened on, at the address that the rule names or on all. Does not listen:
+/// nobody can connect to the question.
 ///
 /// For UDP this is the only answer: Envoy binds it with SO_REUSEPORT, and shares it with whoever does so too.
 ///
 /// # Errors
 /// [`PortError`].
-pub fn probe(protocol: Protocol, port: u16, ipv6: bool) -> Result<(), PortError> {
-    let (kind, name) = match protocol {
+pub fn probe(key: RuleKey, ipv6: bool) -> Result<(), PortError> {
+    let (kind, name) = match key.protocol {
         Protocol::Tcp => (SocketType::STREAM, "TCP"),
         Protocol::Udp => (SocketType::DGRAM, "UDP"),
     };
-    try_bind(kind, port, ipv6).map_err(|error| explain(error, port, format!("{name} port {port}")))
+    let at = key.bind.map(|bind| format!(" at {bind}")).unwrap_or_default();
+    let address = key.bind.unwrap_or_else(|| any(ipv6));
+    try_bind(kind, SocketAddr::new(address, key.port))
+        .map_err(|error| explain(error, key.port, format!("{name} port {}{at}", key.port)))
 }
 
 /// Whether the WireGuard port can be bound.
@@ -63,23 +75,26 @@ pub fn probe(protocol: Protocol, port: u16, ipv6: bool) -> Result<(), PortError>
 /// [`PortError`].
 pub fn probe_wireguard(port: u16, ipv6: bool) -> Result<(), PortError> {
     let what = || format!("WireGuard port {port} (UDP)");
-    try_bind(SocketType::DGRAM, port, ipv6).map_err(|error| explain(error, port, what()))
+    try_bind(SocketType::DGRAM, SocketAddr::new(any(ipv6), port))
+        .map_err(|error| explain(error, port, what()))
 }
 
-fn try_bind(kind: SocketType, port: u16, ipv6: bool) -> Result<(), Errno> {
-    let family = if ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
+/// Every address, of both families if the host has both.
+fn any(ipv6: bool) -> IpAddr {
+    if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+}
+
+fn try_bind(kind: SocketType, address: SocketAddr) -> Result<(), Errno> {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let protocol = if kind == SocketType::STREAM { ipproto::TCP } else { ipproto::UDP };
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC, Some(protocol))?;
     if kind == SocketType::STREAM {
         // As Envoy does: connections of an earlier listener in TIME_WAIT are no obstacle.
         sockopt::set_socket_reuseaddr(&socket, true)?;
     }
-    let address: SocketAddr = if ipv6 {
+    if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, false)?;
-        (Ipv6Addr::UNSPECIFIED, port).into()
-    } else {
-        (Ipv4Addr::UNSPECIFIED, port).into()
-    };
+    }
     bind(&socket, &address)
 }
 
@@ -87,6 +102,7 @@ fn explain(error: Errno, port: u16, what: String) -> PortError {
     match error {
         Errno::ADDRINUSE => PortError::InUse { what },
         Errno::ACCESS => PortError::NotPermitted { what, port, first: first_unprivileged() },
+        Errno::ADDRNOTAVAIL => PortError::NotLocal { what },
         error => PortError::Other { what, error: error.into() },
     }
 }
@@ -103,22 +119,42 @@ mod tests {
     use std::net::{TcpListener, UdpSocket};
 
     use super::*;
-    use crate::translate::host_has_ipv6;
+    use crate::{rules::Direction, translate::host_has_ipv6};
+
+    fn tcp(port: u16, bind: Option<&str>) -> RuleKey {
+        let bind = bind.map(|bind| bind.parse().unwrap());
+        RuleKey { direction: Direction::Egress, protocol: Protocol::Tcp, port, bind }
+    }
 
     #[test]
     fn busy_and_free() {
-        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = tcp.local_addr().unwrap().port();
-        let error = probe(Protocol::Tcp, port, host_has_ipv6()).unwrap_err().to_string();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let error = probe(tcp(port, None), host_has_ipv6()).unwrap_err().to_string();
         assert!(error.starts_with(&format!("TCP port {port} is already in use")), "{error}");
-        drop(tcp);
-        probe(Protocol::Tcp, port, host_has_ipv6()).unwrap();
+        drop(listener);
+        probe(tcp(port, None), host_has_ipv6()).unwrap();
 
         let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let port = udp.local_addr().unwrap().port();
         assert!(matches!(probe_wireguard(port, host_has_ipv6()), Err(PortError::InUse { .. })));
         drop(udp);
         probe_wireguard(port, host_has_ipv6()).unwrap();
+    }
+
+    #[test]
+    fn one_address_of_this_host_and_one_of_another() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        probe(tcp(port, Some("127.0.0.2")), false).unwrap();
+        let error = probe(tcp(port, Some("127.0.0.1")), false).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("TCP port {port} at 127.0.0.1 is already in use: ")), "{error}");
+        // TEST-NET-1.
+        let error = probe(tcp(port, Some("192.0.2.1")), false).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("TCP port {port} at 192.0.2.1: this host has no such address")),
+            "{error}"
+        );
     }
 
     #[test]

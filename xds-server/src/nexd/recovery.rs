@@ -33,7 +33,7 @@ pub struct Waiting {
 
 impl Waiting {
     pub(super) fn is(&self, direction: Direction, rule: &Rule) -> bool {
-        self.direction == direction && self.rule == *rule
+        self.direction == direction && self.rule.identity() == rule.identity()
     }
 }
 

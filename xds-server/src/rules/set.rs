@@ -1,8 +1,9 @@
 //! The rules of one node.
 
-use std::{collections::HashMap, fmt, net::IpAddr};
+use std::{collections::HashMap, fmt, net::IpAddr, time::Duration};
 
-use super::{Direction, Rule, RuleKey};
+use super::{Direction, Protocol, Rule, RuleKey};
+use crate::duration;
 
 /// The most rules a [`RuleSet`] holds.
 pub const MAX_RULES: usize = 10_000;
@@ -60,12 +61,13 @@ impl RuleSet {
     /// Adds a rule behind all others.
     ///
     /// # Errors
-    /// [`RuleSetError::LongHost`], [`RuleSetError::Unsupported`], [`RuleSetError::Duplicate`] (whatever the source: upstream accepts a rule once
-    /// by flag and once more at run time, then lists it twice) or [`RuleSetError::Full`]; the set is unchanged.
+    /// [`RuleSetError`], and the set is unchanged. A rule is a duplicate whatever the sources: upstream accepts a rule once
+    /// by flag and once more at run time, then lists it twice.
     pub fn add(&mut self, direction: Direction, rule: Rule, source: Source) -> Result<(), RuleSetError> {
         if rule.host.len() > MAX_HOST_BYTES {
             return Err(RuleSetError::LongHost);
         }
+        check_protocol(&rule)?;
         supported(direction, &rule)?;
         if self.position(direction, &rule).is_some() {
             return Err(RuleSetError::Duplicate);
@@ -73,6 +75,7 @@ impl RuleSet {
         if self.entries.len() >= MAX_RULES {
             return Err(RuleSetError::Full);
         }
+        self.check_neighbours(RuleKey::of(direction, &rule), &rule)?;
         self.entries.push(Entry { direction, rule, source });
         Ok(())
     }
@@ -82,9 +85,11 @@ impl RuleSet {
     /// # Errors
     /// [`RuleSetError::NotFound`].
     pub fn remove(&mut self, direction: Direction, rule: &Rule) -> Result<Source, RuleSetError> {
-        let position = self
-            .position(direction, rule)
-            .ok_or_else(|| RuleSetError::NotFound { direction, rule: rule.clone() })?;
+        let position = self.position(direction, rule).ok_or_else(|| RuleSetError::NotFound {
+            direction,
+            rule: rule.clone(),
+            similar: self.similar(direction, rule).map(Box::new),
+        })?;
         Ok(self.entries.remove(position).source)
     }
 
@@ -122,7 +127,55 @@ impl RuleSet {
     }
 
     fn position(&self, direction: Direction, rule: &Rule) -> Option<usize> {
-        self.entries.iter().position(|entry| entry.direction == direction && entry.rule == *rule)
+        let same = |entry: &Entry| entry.direction == direction && entry.rule.identity() == rule.identity();
+        self.entries.iter().position(same)
+    }
+
+    /// The same rule on another address.
+    fn similar(&self, direction: Direction, rule: &Rule) -> Option<Rule> {
+        let unbound = |rule: &Rule| {
+            let mut rule = rule.clone();
+            rule.options.bind = None;
+            rule
+        };
+        let wanted = unbound(rule);
+        let similar = |entry: &&Entry| {
+            entry.direction == direction && unbound(&entry.rule).identity() == wanted.identity()
+        };
+        self.entries.iter().find(similar).map(|entry| entry.rule.clone())
+    }
+
+    /// Whether a rule gets along with the others of its key, and its key with the others of its port.
+    fn check_neighbours(&self, key: RuleKey, rule: &Rule) -> Result<(), RuleSetError> {
+        for entry in &self.entries {
+            let other = entry.key();
+            if other == key {
+                for ((option, new), (_, old)) in
+                    rule.options.shared().into_iter().zip(entry.rule.options.shared())
+                {
+                    match (new, old) {
+                        (Some(new), Some(old)) if new != old => {
+                            return Err(RuleSetError::Disagree { key, option, new, old });
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            let one_port = RuleKey { bind: None, ..other } == RuleKey { bind: None, ..key };
+            if one_port && key.direction == Direction::Egress && key.bind.is_some() != other.bind.is_some() {
+                return Err(RuleSetError::EveryAddress { key, other });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// UDP has no connections that time out or could be tried.
+fn check_protocol(rule: &Rule) -> Result<(), RuleSetError> {
+    let given = rule.options.shared().into_iter().find(|(_, value)| value.is_some());
+    match given {
+        Some((option, _)) if rule.protocol == Protocol::Udp => Err(RuleSetError::Udp { option }),
+        _ => Ok(()),
     }
 }
 
@@ -131,6 +184,9 @@ impl RuleSet {
 fn supported(direction: Direction, rule: &Rule) -> Result<(), Unsupported> {
     if direction == Direction::Egress && rule.host.parse::<IpAddr>().is_err() {
         return Err(Unsupported::EgressHostname(rule.clone()));
+    }
+    if direction == Direction::Ingress && rule.options.bind.is_some() {
+        return Err(Unsupported::IngressBind(rule.clone()));
     }
     Ok(())
 }
@@ -148,12 +204,45 @@ pub enum RuleSetError {
     #[error("destination host is longer than {MAX_HOST_BYTES} bytes")]
     LongHost,
     /// No such rule. The text is upstream's.
-    #[error("no matching {direction} proxy rule found: {rule}")]
+    #[error("no matching {direction} proxy rule found: {rule}{}", hint(similar.as_deref()))]
     NotFound {
         /// Ingress or egress.
         direction: Direction,
         /// The rule that was asked for.
         rule: Rule,
+        /// The same rule with another bind address, which is in the set.
+        similar: Option<Box<Rule>>,
+    },
+    /// Rules of one key say different things about it.
+    #[error(
+        "{option}={} differs from {option}={} of another rule of {key}: rules that share a port share it, give all of them the same or only one",
+        duration::text(*new), duration::text(*old)
+    )]
+    Disagree {
+        /// The key.
+        key: RuleKey,
+        /// The option.
+        option: &'static str,
+        /// The refused rule's value.
+        new: Duration,
+        /// The value in the set.
+        old: Duration,
+    },
+    /// An option that a UDP rule cannot have.
+    #[error("UDP rules have no {option}: there are no connections; leave it out")]
+    Udp {
+        /// The option.
+        option: &'static str,
+    },
+    /// The kernel gives a port to a socket for all addresses or to sockets for some, not to both.
+    #[error(
+        "{key} and {other} cannot both be: a rule without bind listens on all addresses of this host; give every rule of the port a bind, or none"
+    )]
+    EveryAddress {
+        /// The refused rule's key.
+        key: RuleKey,
+        /// The key in the set.
+        other: RuleKey,
     },
     /// The rule is correct, but this release cannot carry it.
     #[error(transparent)]
@@ -166,6 +255,13 @@ pub enum Unsupported {
     /// An egress destination that is a hostname.
     #[error("egress destinations must be IP addresses in this release: {0}")]
     EgressHostname(Rule),
+    /// An ingress rule for one overlay address.
+    #[error("ingress rules have no bind in this release: {0}")]
+    IngressBind(Rule),
+}
+
+fn hint(similar: Option<&Rule>) -> String {
+    similar.map(|rule| format!("; did you mean {rule}?")).unwrap_or_default()
 }
 
 #[cfg(test)]

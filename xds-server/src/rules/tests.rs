@@ -158,10 +158,18 @@ fn the_parts_of_a_rule() {
     let rule: Rule = "TCP:+0443:[fd00::1%eth0]:08443".parse().unwrap();
     assert_eq!(
         rule,
-        Rule { protocol: Protocol::Tcp, port: 443, host: "fd00::1%eth0".to_owned(), destination_port: 8443 }
+        Rule {
+            protocol: Protocol::Tcp,
+            port: 443,
+            host: "fd00::1%eth0".to_owned(),
+            destination_port: 8443,
+            options: RuleOptions::default(),
+        }
     );
     assert_eq!(rule.destination(), "[fd00::1%eth0]:8443");
     assert_eq!(RuleKey::of(Direction::Egress, &rule).to_string(), "egress/tcp/443");
+    let bound: Rule = "tcp:443:h:1,bind=127.0.0.1".parse().unwrap();
+    assert_eq!(RuleKey::of(Direction::Egress, &bound).to_string(), "egress/tcp/443@127.0.0.1");
 }
 
 fn any_rule_like_text() -> impl Strategy<Value = String> {
@@ -195,10 +203,10 @@ proptest! {
 
     #[test]
     fn any_rule_that_the_grammar_can_express_reads_back(
-        udp in any::<bool>(), port in 1_u16.., host in "[^\\[\\]]{1,20}", destination_port in 1_u16..
+        udp in any::<bool>(), port in 1_u16.., host in "[^\\[\\]=]{1,20}", destination_port in 1_u16..
     ) {
         let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
-        let rule = Rule { protocol, port, host, destination_port };
+        let rule = Rule { protocol, port, host, destination_port, options: RuleOptions::default() };
         prop_assert_eq!(rule.to_string().parse::<Rule>(), Ok(rule));
     }
 }

@@ -43,6 +43,24 @@ fn rules_survive_in_upstreams_schema() {
 }
 
 #[test]
+fn options_are_stored_with_their_rule_and_do_not_make_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut state, mut rules) = StateFile::open(directory.path()).unwrap();
+    rules.add(Direction::Egress, rule("tcp:80:100.64.0.2:80,weight=2"));
+    rules.add(Direction::Egress, rule("tcp:80:100.64.0.2:80,bind=127.0.0.1"));
+    rules.add(Direction::Egress, rule("tcp:80:100.64.0.2:80, weight=3,connect-timeout=2000ms"));
+    state.save(&rules).unwrap();
+    drop(state);
+    let texts =
+        json!(["tcp:80:100.64.0.2:80,weight=3,connect-timeout=2s", "tcp:80:100.64.0.2:80,bind=127.0.0.1"]);
+    assert_eq!(json_of(directory.path())["proxy-rules-config"]["egress"], texts);
+    let (_state, mut loaded) = StateFile::open(directory.path()).unwrap();
+    assert_eq!(loaded, rules);
+    assert!(loaded.remove(Direction::Egress, &rule("tcp:80:100.64.0.2:80,weight=9")));
+    assert_eq!(loaded.iter().len(), 1);
+}
+
+#[test]
 fn directory_and_file_are_for_the_owner_alone() {
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("state");

@@ -55,7 +55,7 @@ use super::{
     udp::{self, Loopback},
     uint32,
 };
-use crate::rules::{Direction, Protocol, Rule, RuleKey};
+use crate::rules::{Direction, Protocol, Rule, RuleKey, connect_timeout};
 
 /// Envoy's default is 1,024, which a busy rule reaches without a word in any log.
 const MAX_CONNECTIONS: u32 = 65_536;
@@ -66,7 +66,7 @@ const METADATA: &str = "nexodus";
 pub(super) fn cluster(key: RuleKey, rules: &[&Rule], settings: &Settings, loopback: &Loopback) -> Cluster {
     let mut cluster = Cluster {
         name: key.to_string(),
-        connect_timeout: Some(duration(settings.connect_timeout)),
+        connect_timeout: Some(duration(connect_timeout(rules).unwrap_or(settings.connect_timeout))),
         lb_policy: LbPolicy::RoundRobin as i32,
         per_connection_buffer_limit_bytes: uint32(BUFFER_BYTES),
         circuit_breakers: Some(CircuitBreakers {
@@ -142,10 +142,14 @@ fn load_assignment(
     settings: &Settings,
     loopback: &Loopback,
 ) -> ClusterLoadAssignment {
-    let endpoints = rules.iter().map(|rule| match (key.direction, key.protocol) {
-        (Direction::Egress, Protocol::Tcp) => egress_endpoint(rule, settings),
-        (Direction::Egress, Protocol::Udp) => endpoint(udp::socket_address(loopback.relay(rule))),
-        (Direction::Ingress, _) => ingress_endpoint(rule),
+    let endpoints = rules.iter().map(|rule| {
+        let endpoint = match (key.direction, key.protocol) {
+            (Direction::Egress, Protocol::Tcp) => egress_endpoint(rule, settings),
+            (Direction::Egress, Protocol::Udp) => endpoint(udp::socket_address(loopback.relay(rule))),
+            (Direction::Ingress, _) => ingress_endpoint(rule),
+        };
+        // One without a weight counts 1.
+        LbEndpoint { load_balancing_weight: rule.options.weight.and_then(uint32), ..endpoint }
     });
     ClusterLoadAssignment {
         cluster_name: key.to_string(),

@@ -63,7 +63,7 @@ pub(super) fn listener(key: RuleKey, settings: &Settings) -> Result<Listener, Tr
     };
     let mut filters = match key.direction {
         Direction::Egress => {
-            listener.address = Some(any_address(key.port, settings.ipv6));
+            listener.address = Some(local_address(key, settings));
             listener.tcp_keepalive = Some(tcp_keepalive());
             Vec::new()
         }
@@ -180,13 +180,18 @@ fn extension(name: &str, config: Any) -> Any {
     pack_any(TypedExtensionConfig { name: name.to_owned(), typed_config: Some(config) })
 }
 
-/// Upstream's bind address: everything, both families in one socket.
-pub(super) fn any_address(port: u16, ipv6: bool) -> Address {
+/// Where an egress listener is: at the address that its rules name, else, as upstream, at all, both families in one socket.
+pub(super) fn local_address(key: RuleKey, settings: &Settings) -> Address {
+    let address = match key.bind {
+        Some(address) => address.to_string(),
+        None if settings.ipv6 => "::".to_owned(),
+        None => "0.0.0.0".to_owned(),
+    };
     Address {
         address: Some(address::Address::SocketAddress(SocketAddress {
-            address: if ipv6 { "::" } else { "0.0.0.0" }.to_owned(),
-            ipv4_compat: ipv6,
-            port_specifier: Some(PortSpecifier::PortValue(u32::from(port))),
+            address,
+            ipv4_compat: key.bind.is_none() && settings.ipv6,
+            port_specifier: Some(PortSpecifier::PortValue(u32::from(key.port))),
             ..Default::default()
         })),
     }

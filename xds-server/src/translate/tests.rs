@@ -58,6 +58,20 @@ fn more_destinations_leave_the_listener_and_the_cluster_as_they_are() {
 }
 
 #[test]
+fn a_weight_is_a_matter_of_the_endpoints_and_a_timeout_of_the_cluster() {
+    for (direction, name) in [(Direction::Egress, "egress/tcp/80"), (Direction::Ingress, "ingress/tcp/80")] {
+        let snapshot = |options: &str| {
+            let second = format!("tcp:80:100.64.0.2:80{options}");
+            let rules = rules(&[(direction, "tcp:80:100.64.0.1:80"), (direction, &second)]);
+            translate(&rules, &Settings::default()).unwrap()
+        };
+        let plain = snapshot("");
+        assert_eq!(changed(&plain, &snapshot(",weight=3")), [format!("endpoints {name}")]);
+        assert_eq!(changed(&plain, &snapshot(",connect-timeout=2s")), [format!("cluster {name}")]);
+    }
+}
+
+#[test]
 fn other_rules_leave_a_rule_as_it_is() {
     let one = [(Direction::Egress, "tcp:80:100.64.0.2:80")];
     let two = [(Direction::Ingress, "tcp:80:127.0.0.1:80"), one[0]];

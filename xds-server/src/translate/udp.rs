@@ -37,7 +37,7 @@ use envoy_types::{
     util::pack_any,
 };
 
-use super::{Settings, TranslateError, duration, listener::any_address, module};
+use super::{Settings, TranslateError, duration, listener::local_address, module};
 use crate::rules::{Direction, Protocol, Rule, RuleKey, RuleSet};
 
 /// A flow ends after this time without a datagram in either direction; upstream's number, and Envoy's.
@@ -79,7 +79,7 @@ impl Loopback {
             match (key.protocol, key.direction) {
                 (Protocol::Tcp, _) => {}
                 (Protocol::Udp, Direction::Ingress) => {
-                    listeners.insert(key, place(hash(&("ingress", key.port))));
+                    listeners.insert(key, place(hash(&("ingress", key.port, key.bind))));
                 }
                 // Rules with different ports share the relay of a destination.
                 (Protocol::Udp, Direction::Egress) => {
@@ -123,7 +123,7 @@ impl Loopback {
                 listener_filters.push(listener_filter("nexodus.udp_ingress", pack_any(filter)));
                 Address { address: Some(socket_address(*address)) }
             }
-            _ => udp(any_address(key.port, settings.ipv6)),
+            _ => udp(local_address(key, settings)),
         };
         listener_filters
             .push(listener_filter("envoy.filters.udp_listener.udp_proxy", pack_any(udp_proxy(&name))));

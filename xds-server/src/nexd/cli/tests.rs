@@ -61,17 +61,6 @@ fn wrong_usage() {
 }
 
 #[test]
-fn durations() {
-    assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
-    assert_eq!(duration("0"), Ok(Duration::ZERO));
-    assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-    assert_eq!(duration("60m"), Ok(Duration::from_secs(3600)));
-    for wrong in ["", "s", "-1s", "1.5s", "61m", "99999999999999999999s", "18446744073709551615m"] {
-        assert!(duration(wrong).is_err(), "{wrong}");
-    }
-}
-
-#[test]
 fn access_logs() {
     let log = |text| parse(&["nexd", "proxy", "--access-log", text]).unwrap().access_log;
     assert_eq!(log("off"), AccessLog::Off);

@@ -76,6 +76,73 @@ fn the_same_port_in_the_other_direction_or_to_another_destination_is_no_duplicat
 }
 
 #[test]
+fn only_the_bind_address_of_the_options_makes_another_rule() {
+    let mut set = RuleSet::new();
+    let mut add = |text: &str| set.add(Direction::Egress, rule(text), Source::Flag);
+    add("tcp:80:10.0.0.1:80,bind=127.0.0.1,weight=2").unwrap();
+    add("tcp:80:10.0.0.1:80,bind=127.0.0.2").unwrap();
+    assert_eq!(add("tcp:80:10.0.0.1:80,bind=127.0.0.1,weight=3"), Err(RuleSetError::Duplicate));
+    let keys: Vec<_> = set.by_key().iter().map(|(key, _)| key.to_string()).collect();
+    assert_eq!(keys, ["egress/tcp/80@127.0.0.1", "egress/tcp/80@127.0.0.2"]);
+
+    let error = set.remove(Direction::Egress, &rule("tcp:80:10.0.0.1:80")).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "no matching egress proxy rule found: tcp:80:10.0.0.1:80; \
+         did you mean tcp:80:10.0.0.1:80,bind=127.0.0.1,weight=2?"
+    );
+    set.remove(Direction::Egress, &rule("tcp:80:10.0.0.1:80,bind=127.0.0.1")).unwrap();
+    assert_eq!(list(&set), ["--egress tcp:80:10.0.0.1:80,bind=127.0.0.2"]);
+}
+
+#[test]
+fn an_egress_port_is_for_all_addresses_or_for_some() {
+    for (first, second, keys) in [
+        ("tcp:80:10.0.0.1:80", "tcp:80:10.0.0.2:80,bind=::1", "egress/tcp/80@::1 and egress/tcp/80"),
+        (
+            "udp:80:10.0.0.1:80,bind=127.0.0.1",
+            "udp:80:10.0.0.1:80",
+            "egress/udp/80 and egress/udp/80@127.0.0.1",
+        ),
+    ] {
+        let mut set = RuleSet::new();
+        set.add(Direction::Egress, rule(first), Source::Flag).unwrap();
+        let error = set.add(Direction::Egress, rule(second), Source::Flag).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{keys} cannot both be: ")), "{error}");
+        // Other ports and protocols are no matter.
+        set.add(Direction::Egress, rule("tcp:81:10.0.0.1:80,bind=127.0.0.1"), Source::Flag).unwrap();
+    }
+}
+
+#[test]
+fn the_rules_of_a_key_agree_on_what_they_share() {
+    let mut set = RuleSet::new();
+    let mut add =
+        |text: &str| set.add(Direction::Ingress, rule(text), Source::Flag).map_err(|e| e.to_string());
+    add("tcp:80:a:80,connect-timeout=2s").unwrap();
+    add("tcp:80:b:80").unwrap();
+    add("tcp:80:c:80,connect-timeout=2000ms,health-check=5s").unwrap();
+    assert_eq!(
+        add("tcp:80:d:80,connect-timeout=1500ms").unwrap_err(),
+        "connect-timeout=1500ms differs from connect-timeout=2s of another rule of ingress/tcp/80: rules that share a port \
+         share it, give all of them the same or only one"
+    );
+    assert!(
+        add("tcp:80:d:80,health-check=6s")
+            .unwrap_err()
+            .starts_with("health-check=6s differs from health-check=5s")
+    );
+    add("tcp:81:d:80,connect-timeout=3s").unwrap();
+    add("udp:80:d:80,weight=2").unwrap();
+    assert_eq!(
+        add("udp:80:e:80,connect-timeout=3s").unwrap_err(),
+        "UDP rules have no connect-timeout: there are no connections; leave it out"
+    );
+    assert!(add("udp:80:e:80,health-check=3s").unwrap_err().starts_with("UDP rules have no health-check"));
+    assert_eq!(set.len(), 5);
+}
+
+#[test]
 fn removing_names_the_source_or_what_was_not_found() {
     let mut set = RuleSet::new();
     set.add(Direction::Ingress, rule("tcp:80:h:80"), Source::Flag).unwrap();
@@ -100,6 +167,10 @@ fn what_this_release_does_not_carry_is_refused_with_a_reason() {
             format!("egress destinations must be IP addresses in this release: tcp:80:{host}:80")
         );
     }
+    assert_eq!(
+        refused(Direction::Ingress, "tcp:80:h:80,bind=100.64.0.1"),
+        "ingress rules have no bind in this release: tcp:80:h:80,bind=100.64.0.1"
+    );
     assert!(set.is_empty());
 }
 
