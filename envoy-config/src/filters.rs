@@ -1,5 +1,6 @@
 //! The configurations of the filters and of the transport socket.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,10 @@ pub struct IngressConfig {
     pub protocol: Protocol,
     /// The overlay port to listen on.
     pub port: u16,
+    /// The one overlay address of this node to listen on; absent means all. A listener for one address comes before one for
+    /// all of the same port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
     /// The Unix socket of the Envoy listener that the filter is in. Connections arrive there with a PROXY protocol
     /// v2 header.
     pub socket: PathBuf,
@@ -90,6 +95,7 @@ impl IngressConfig {
             let value = value::Shown::new("0");
             return Err(ConfigError::rule("port", Problem::Port { value }));
         }
+        check_address(self.address)?;
         value::socket_path(&self.socket).map_err(|problem| ConfigError::rule("socket", problem))
     }
 }
@@ -103,6 +109,15 @@ impl ConnectConfig {
     /// Parses and validates.
     pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
         json::parse(json)
+    }
+}
+
+/// Whether a node can have this address; none is all of its own.
+pub(crate) fn check_address(address: Option<IpAddr>) -> Result<(), ConfigError> {
+    let bad = |address: IpAddr| address.is_unspecified() || address.is_multicast();
+    match address.filter(|address| bad(*address)) {
+        Some(address) => Err(ConfigError::rule("address", Problem::Address { address })),
+        None => Ok(()),
     }
 }
 

@@ -1,11 +1,11 @@
 //! UDP: the loopback addresses that Envoy's `udp_proxy` and the module meet at.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::filters::check_network;
+use crate::filters::{check_address, check_network};
 use crate::tunnel::default_network;
 use crate::{ConfigError, Problem, json, value};
 
@@ -52,6 +52,10 @@ pub struct UdpIngressConfig {
     pub network: String,
     /// The overlay UDP port to listen on.
     pub port: u16,
+    /// The one overlay address of this node to listen on; absent means all. A listener for one address comes before one for
+    /// all of the same port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
     /// The loopback address of the Envoy listener that the filter is in.
     pub listener: SocketAddr,
 }
@@ -68,6 +72,7 @@ impl UdpIngressConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         check_network(&self.network)?;
         port(self.port).map_err(|problem| ConfigError::rule("port", problem))?;
+        check_address(self.address)?;
         loopback(self.listener).map_err(|problem| ConfigError::rule("listener", problem))
     }
 }

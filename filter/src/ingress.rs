@@ -18,6 +18,7 @@ use envoy_proxy_dynamic_modules_rust_sdk::abi::{
     envoy_dynamic_module_type_on_network_filter_data_status as DataStatus,
 };
 use envoy_proxy_dynamic_modules_rust_sdk::*;
+use nexodus_netstack::Local;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -86,7 +87,7 @@ impl IngressLink {
 
 pub(crate) struct IngressFilterConfig {
     network: Arc<Network>,
-    port: u16,
+    local: Local,
     generation: u64,
 }
 
@@ -102,14 +103,15 @@ impl IngressFilterConfig {
             );
         }
         let generation = network::unique();
-        network.set_listener(&config, generation);
-        Ok(Self { network, port: config.port, generation })
+        let local = network.local(config.address, config.port)?;
+        network.set_listener(local, config.socket, generation);
+        Ok(Self { network, local, generation })
     }
 }
 
 impl Drop for IngressFilterConfig {
     fn drop(&mut self) {
-        self.network.remove_listener(self.port, self.generation);
+        self.network.remove_listener(self.local, self.generation);
     }
 }
 

@@ -6,9 +6,10 @@
 use crate::flow::{Flow, QueueBudget};
 use crate::ingress::IngressLink;
 use crate::status::NetworkStatus;
-use envoy_config::{IngressConfig, Peer, UdpIngressConfig, UdpRelay};
+use envoy_config::{Peer, UdpRelay};
+use nexodus_netstack::Local;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
@@ -42,6 +43,8 @@ pub(crate) enum Phase {
 /// See the module.
 pub(crate) struct Network {
     pub(crate) name: String,
+    /// Its own addresses in the overlay.
+    addresses: Vec<IpAddr>,
     pub(crate) queued_bytes: Arc<QueueBudget>,
     phase: AtomicU8,
     desired: Mutex<Desired>,
@@ -65,19 +68,21 @@ pub(crate) struct Network {
 pub(crate) struct Desired {
     /// `None`: those the network was started with.
     pub(crate) peers: Option<Vec<Peer>>,
-    /// Overlay TCP port to the Unix socket of its Envoy listener, with the configuration that said so last.
-    pub(crate) listeners: BTreeMap<u16, (u64, PathBuf)>,
+    /// Where in the overlay to listen for TCP, and the Unix socket of the Envoy listener, with the configuration that said so
+    /// last.
+    pub(crate) listeners: BTreeMap<Local, (u64, PathBuf)>,
     /// Loopback address to the overlay destination that it stands for.
     pub(crate) udp_relays: BTreeMap<SocketAddr, SocketAddr>,
-    /// Overlay UDP port to the loopback address of its Envoy listener.
-    pub(crate) udp_listeners: BTreeMap<u16, (u64, SocketAddr)>,
+    /// The same for UDP, and the loopback address of the Envoy listener.
+    pub(crate) udp_listeners: BTreeMap<Local, (u64, SocketAddr)>,
 }
 
 impl Network {
     /// Registers a network that the bootstrap names.
-    pub(crate) fn register(name: &str, queue_budget: usize) -> Arc<Self> {
+    pub(crate) fn register(name: &str, addresses: Vec<IpAddr>, queue_budget: usize) -> Arc<Self> {
         let network = Arc::new(Self {
             name: name.to_owned(),
+            addresses,
             queued_bytes: Arc::new(QueueBudget::new(queue_budget)),
             phase: AtomicU8::new(Phase::Configured as u8),
             desired: Mutex::default(),
@@ -163,14 +168,25 @@ impl Network {
         self.changed();
     }
 
-    /// `config` is the newest to speak for its port, until [`Self::remove_listener`] with the same `generation`.
-    pub(crate) fn set_listener(&self, config: &IngressConfig, generation: u64) {
-        lock(&self.desired).listeners.insert(config.port, (generation, config.socket.clone()));
+    /// What a listener's configuration names, which is one of this network's own addresses or none.
+    pub(crate) fn local(&self, address: Option<IpAddr>, port: u16) -> Result<Local, ForeignAddress> {
+        match address {
+            Some(address) if !self.addresses.contains(&address) => {
+                let own: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
+                Err(ForeignAddress { address, network: self.name.clone(), own: own.join(", ") })
+            }
+            _ => Ok(Local { address, port }),
+        }
+    }
+
+    /// `socket` is the newest to stand for `local`, until [`Self::remove_listener`] with the same `generation`.
+    pub(crate) fn set_listener(&self, local: Local, socket: PathBuf, generation: u64) {
+        lock(&self.desired).listeners.insert(local, (generation, socket));
         self.changed();
     }
 
-    pub(crate) fn remove_listener(&self, port: u16, generation: u64) {
-        remove_generation(&mut lock(&self.desired).listeners, &port, generation);
+    pub(crate) fn remove_listener(&self, local: Local, generation: u64) {
+        remove_generation(&mut lock(&self.desired).listeners, &local, generation);
         self.changed();
     }
 
@@ -181,13 +197,13 @@ impl Network {
         self.changed();
     }
 
-    pub(crate) fn set_udp_listener(&self, config: &UdpIngressConfig, generation: u64) {
-        lock(&self.desired).udp_listeners.insert(config.port, (generation, config.listener));
+    pub(crate) fn set_udp_listener(&self, local: Local, listener: SocketAddr, generation: u64) {
+        lock(&self.desired).udp_listeners.insert(local, (generation, listener));
         self.changed();
     }
 
-    pub(crate) fn remove_udp_listener(&self, port: u16, generation: u64) {
-        remove_generation(&mut lock(&self.desired).udp_listeners, &port, generation);
+    pub(crate) fn remove_udp_listener(&self, local: Local, generation: u64) {
+        remove_generation(&mut lock(&self.desired).udp_listeners, &local, generation);
         self.changed();
     }
 
@@ -262,6 +278,22 @@ fn remove_generation<K: Ord, V>(map: &mut BTreeMap<K, (u64, V)>, key: &K, genera
 pub(crate) struct UnknownNetwork {
     name: String,
     known: String,
+}
+
+/// A listener's configuration names an address that nothing in the overlay arrives at.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "address {address} is not one of network {network:?}, which has {own}: name one of these, or none for all"
+)]
+pub(crate) struct ForeignAddress {
+    address: IpAddr,
+    network: String,
+    own: String,
+}
+
+/// Of what is listened on, what stands for a local address and port: one address comes before all.
+pub(crate) fn listener<V>(listeners: &BTreeMap<Local, V>, local: SocketAddr) -> Option<&V> {
+    listeners.get(&local.into()).or_else(|| listeners.get(&local.port().into()))
 }
 
 /// All networks, by name.

@@ -1,7 +1,7 @@
 //! What a network tells about itself: the admin page `/nexodus/status` and the module's metrics.
 
 use crate::driver::UdpStats;
-use nexodus_netstack::Stats;
+use nexodus_netstack::{Local, Stats};
 use serde_json::{Map, Value, json};
 
 /// A copy of the network thread's numbers, at most a second old while anything happens.
@@ -11,8 +11,8 @@ pub(crate) struct NetworkStatus {
     pub(crate) addresses: Vec<String>,
     /// The WireGuard UDP port; 0 before the socket is open.
     pub(crate) listen_port: u16,
-    pub(crate) listeners: Vec<u16>,
-    pub(crate) udp_listeners: Vec<u16>,
+    pub(crate) listeners: Vec<Local>,
+    pub(crate) udp_listeners: Vec<Local>,
     pub(crate) peers: Vec<PeerStatus>,
     pub(crate) counts: Counts,
     /// Why the network is not running.
@@ -173,10 +173,17 @@ impl NetworkStatus {
             "public_key": self.public_key,
             "addresses": self.addresses,
             "listen_port": self.listen_port,
-            "listening_tcp": self.listeners,
-            "listening_udp": self.udp_listeners,
+            "listening_tcp": listening(&self.listeners),
+            "listening_udp": listening(&self.udp_listeners),
             "peers": peers,
             "numbers": numbers,
         })
     }
+}
+
+/// A port of all own addresses is a number, one of a single address a text such as `100.64.0.1:443`.
+fn listening(locals: &[Local]) -> Vec<Value> {
+    let shown =
+        |local: &Local| if local.address.is_none() { local.port.into() } else { local.to_string().into() };
+    locals.iter().map(shown).collect()
 }

@@ -38,7 +38,8 @@ impl TunnelExtensionConfig {
             for warning in &loaded.warnings {
                 envoy_log_info!("network {}: {}", loaded.name, warning);
             }
-            let network = Network::register(&loaded.name, loaded.limits.buffer_bytes);
+            let addresses = loaded.addresses.iter().map(|net| net.addr()).collect();
+            let network = Network::register(&loaded.name, addresses, loaded.limits.buffer_bytes);
             metrics.push(Metrics::define(envoy, network.clone())?);
             prepared.push((network, loaded));
         }

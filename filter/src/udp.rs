@@ -7,12 +7,13 @@ use crate::network::{self, Network};
 use envoy_config::UdpIngressConfig;
 use envoy_proxy_dynamic_modules_rust_sdk::abi::envoy_dynamic_module_type_on_udp_listener_filter_status as Status;
 use envoy_proxy_dynamic_modules_rust_sdk::*;
+use nexodus_netstack::Local;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub(crate) struct UdpIngressFilterConfig {
     network: Arc<Network>,
-    port: u16,
+    local: Local,
     generation: u64,
 }
 
@@ -22,14 +23,15 @@ impl UdpIngressFilterConfig {
         let config = UdpIngressConfig::from_json(config)?;
         let network = Network::find(&config.network)?;
         let generation = network::unique();
-        network.set_udp_listener(&config, generation);
-        Ok(Self { network, port: config.port, generation })
+        let local = network.local(config.address, config.port)?;
+        network.set_udp_listener(local, config.listener, generation);
+        Ok(Self { network, local, generation })
     }
 }
 
 impl Drop for UdpIngressFilterConfig {
     fn drop(&mut self) {
-        self.network.remove_udp_listener(self.port, self.generation);
+        self.network.remove_udp_listener(self.local, self.generation);
     }
 }
 

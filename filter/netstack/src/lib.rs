@@ -17,6 +17,7 @@ mod batch;
 mod config;
 mod event;
 mod ip;
+mod listen;
 mod netstack;
 mod seed;
 mod stats;
@@ -28,6 +29,7 @@ mod wireguard;
 
 pub use config::{Config, ConfigError, Limits, MAX_MTU, MIN_MTU, PeerConfig};
 pub use event::{CloseReason, ConnectError, Event, FlowId, Transmit, UdpCloseReason, UdpFlowId};
+pub use listen::Local;
 pub use netstack::Netstack;
 pub use stats::{PeerStatus, Stats};
 pub use time::Instant;

@@ -4,12 +4,12 @@
 
 use super::{Driver, FIRST_RELAY, Owner, proxy_protocol};
 use crate::ingress::IngressLink;
-use crate::network::Network;
+use crate::network::{self, Network};
 use mio::net::UnixStream;
 use mio::{Interest, Token};
-use nexodus_netstack::{CloseReason, Event, FlowId, Instant, Netstack};
+use nexodus_netstack::{CloseReason, Event, FlowId, Instant, Local, Netstack};
 use slab::Slab;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ pub(super) type RelayId = usize;
 #[derive(Default)]
 pub(super) struct Relays {
     relays: Slab<Relay>,
-    listeners: HashMap<u16, PathBuf>,
+    listeners: BTreeMap<Local, PathBuf>,
     /// Relays whose socket reported something.
     ready: Vec<RelayId>,
     /// Relays that wait for [`RESET_LIMIT`], oldest first.
@@ -71,7 +71,7 @@ enum Progress {
 }
 
 impl Relays {
-    pub(super) fn set_listeners(&mut self, listeners: HashMap<u16, PathBuf>) {
+    pub(super) fn set_listeners(&mut self, listeners: BTreeMap<Local, PathBuf>) {
         self.listeners = listeners;
     }
 
@@ -108,7 +108,7 @@ impl Driver {
     }
 
     fn relay(&mut self, flow: FlowId, local: SocketAddr, remote: SocketAddr) -> io::Result<RelayId> {
-        let path = self.relays.listeners.get(&local.port()).ok_or(ErrorKind::NotFound)?;
+        let path = network::listener(&self.relays.listeners, local).ok_or(ErrorKind::NotFound)?;
         let link = Arc::new(IngressLink::new(self.relays.relays.vacant_key()));
         // Before the connection exists: Envoy may look for it at once.
         self.network.add_link(remote, local, link.clone());

@@ -18,8 +18,8 @@ use clock::Clock;
 use envoy_config::{Endpoint, Peer};
 use envoy_proxy_dynamic_modules_rust_sdk::*;
 use mio::{Events, Poll, Token, Waker};
-use nexodus_netstack::{CloseReason, Config, Event, FlowId, Instant, Limits, Netstack, PeerConfig};
-use std::collections::{HashMap, HashSet, VecDeque};
+use nexodus_netstack::{CloseReason, Config, Event, FlowId, Instant, Limits, Local, Netstack, PeerConfig};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -108,7 +108,7 @@ pub(crate) fn start(
         udp: UdpProxy::default(),
         udp_stats: UdpStats::default(),
         work: VecDeque::new(),
-        listening: HashSet::new(),
+        listening: BTreeSet::new(),
         stats: ThreadStats::default(),
         status_due: clock.now(),
     };
@@ -145,7 +145,7 @@ struct Driver {
     udp: UdpProxy,
     udp_stats: UdpStats,
     work: VecDeque<Arc<Flow>>,
-    listening: HashSet<u16>,
+    listening: BTreeSet<Local>,
     stats: ThreadStats,
     status_due: Instant,
 }
@@ -217,16 +217,16 @@ impl Driver {
                 envoy_log_error!("network {}: peers not changed: {}", self.network.name, error);
             }
         }
-        let wanted: HashSet<u16> = desired.listeners.keys().copied().collect();
-        for port in self.listening.difference(&wanted) {
-            self.stack.unlisten(*port);
+        let wanted: BTreeSet<Local> = desired.listeners.keys().copied().collect();
+        for local in self.listening.difference(&wanted) {
+            self.stack.unlisten(*local);
         }
-        for port in wanted.difference(&self.listening) {
-            self.stack.listen(*port);
+        for local in wanted.difference(&self.listening) {
+            self.stack.listen(*local);
         }
         self.listening = wanted;
         self.relays
-            .set_listeners(desired.listeners.into_iter().map(|(port, (_, path))| (port, path)).collect());
+            .set_listeners(desired.listeners.into_iter().map(|(local, (_, path))| (local, path)).collect());
         self.status_due = now;
     }
 
@@ -307,12 +307,10 @@ impl Driver {
                 received: peer.rx_bytes,
             })
             .collect();
-        let mut listeners: Vec<u16> = self.listening.iter().copied().collect();
-        listeners.sort_unstable();
         let mut status = network::lock(&self.network.status);
         status.peers = peers;
-        status.listeners = listeners;
-        status.udp_listeners = self.udp.ports();
+        status.listeners = self.listening.iter().copied().collect();
+        status.udp_listeners = self.udp.listening();
         status.counts =
             Counts { stack: *self.stack.stats(), thread: self.stats, udp: self.udp_stats, udp_foreign: 0 };
     }

@@ -6,11 +6,11 @@
 //! * Ingress: one socket for each flow, connected to the listener's loopback address.
 
 use super::Driver;
-use crate::network::{Desired, Network};
+use crate::network::{self, Desired, Network};
 use envoy_proxy_dynamic_modules_rust_sdk::envoy_log_error;
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
-use nexodus_netstack::{Instant, Netstack, UdpFlowId};
+use nexodus_netstack::{Instant, Local, Netstack, UdpFlowId};
 use slab::Slab;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, ErrorKind};
@@ -31,8 +31,8 @@ pub(super) struct UdpProxy {
     sockets: Slab<Loopback>,
     /// Egress relays by their address.
     relays: BTreeMap<SocketAddr, usize>,
-    /// Ingress listeners: overlay port to the listener's loopback address.
-    listeners: BTreeMap<u16, SocketAddr>,
+    /// Ingress listeners: where in the overlay, and the listener's loopback address.
+    listeners: BTreeMap<Local, SocketAddr>,
     flows: HashMap<UdpFlowId, Owner>,
     /// Egress flows by relay and sender.
     egress: HashMap<(usize, SocketAddr), UdpFlowId>,
@@ -84,13 +84,14 @@ impl UdpProxy {
         stack: &mut Netstack,
         stats: &mut UdpStats,
     ) {
-        for port in self.listeners.keys().filter(|port| !desired.udp_listeners.contains_key(port)) {
-            stack.udp_unlisten(*port);
+        for local in self.listeners.keys().filter(|local| !desired.udp_listeners.contains_key(local)) {
+            stack.udp_unlisten(*local);
         }
-        for port in desired.udp_listeners.keys().filter(|port| !self.listeners.contains_key(port)) {
-            stack.udp_listen(*port);
+        for local in desired.udp_listeners.keys().filter(|local| !self.listeners.contains_key(local)) {
+            stack.udp_listen(*local);
         }
-        self.listeners = desired.udp_listeners.iter().map(|(port, (_, address))| (*port, *address)).collect();
+        self.listeners =
+            desired.udp_listeners.iter().map(|(local, (_, address))| (*local, *address)).collect();
 
         let gone: Vec<SocketAddr> =
             self.relays.keys().filter(|address| !desired.udp_relays.contains_key(address)).copied().collect();
@@ -117,8 +118,8 @@ impl UdpProxy {
         }
     }
 
-    /// Overlay ports that are listened on.
-    pub(super) fn ports(&self) -> Vec<u16> {
+    /// Where in the overlay is listened.
+    pub(super) fn listening(&self) -> Vec<Local> {
         self.listeners.keys().copied().collect()
     }
 
@@ -164,7 +165,7 @@ impl UdpProxy {
 impl Driver {
     /// A caller's first datagram to a listening UDP port.
     pub(super) fn udp_incoming(&mut self, now: Instant, flow: UdpFlowId, local: SocketAddr) {
-        let opened = match self.udp.listeners.get(&local.port()) {
+        let opened = match network::listener(&self.udp.listeners, local) {
             Some(listener) => {
                 let any: IpAddr = match listener {
                     SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),

@@ -148,6 +148,7 @@ fn ingress_config(key: RuleKey, settings: &Settings) -> Result<IngressConfig, Co
         network: settings.network.clone(),
         protocol: envoy_config::Protocol::Tcp,
         port: key.port,
+        address: key.bind,
         socket: settings.ingress_socket(key),
     };
     config.validate()?;

@@ -116,6 +116,7 @@ impl Loopback {
                 let config = UdpIngressConfig {
                     network: settings.network.clone(),
                     port: key.port,
+                    address: key.bind,
                     listener: *address,
                 };
                 config.validate().map_err(|reason| TranslateError::Invalid { name: name.clone(), reason })?;

@@ -5,17 +5,17 @@ use std::net::{IpAddr, SocketAddr};
 use super::{Netstack, Route};
 use crate::ip::{self, icmp};
 use crate::udp::{self, MAX_PAYLOAD};
-use crate::{ConnectError, Instant, UdpFlowId};
+use crate::{ConnectError, Instant, Local, UdpFlowId};
 
 impl Netstack {
-    /// Makes flows of datagrams to a UDP port from now on.
-    pub fn udp_listen(&mut self, port: u16) {
-        self.udp.listen(port);
+    /// Makes flows of datagrams to a UDP port from now on, at all own addresses (a port) or at one (an address and port).
+    pub fn udp_listen(&mut self, local: impl Into<Local>) {
+        self.udp.listen(local.into());
     }
 
     /// Answers datagrams to a UDP port that belong to no flow with ICMP port unreachable from now on; live flows stay.
-    pub fn udp_unlisten(&mut self, port: u16) {
-        self.udp.unlisten(port);
+    pub fn udp_unlisten(&mut self, local: impl Into<Local>) {
+        self.udp.unlisten(local.into());
     }
 
     /// Opens a UDP flow from a free local port. One of our own addresses loops back inside the stack.

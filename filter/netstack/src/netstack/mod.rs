@@ -18,8 +18,8 @@ use crate::tcp::{Context, Tcp};
 use crate::udp::Udp;
 use crate::wireguard::{PeerId, Wireguard};
 use crate::{
-    Config, ConfigError, ConnectError, Event, FlowId, Instant, MAX_MTU, MIN_MTU, PeerConfig, PeerStatus,
-    Stats, Transmit,
+    Config, ConfigError, ConnectError, Event, FlowId, Instant, Local, MAX_MTU, MIN_MTU, PeerConfig,
+    PeerStatus, Stats, Transmit,
 };
 use pings::Pings;
 use waiting::Waiting;
@@ -136,14 +136,14 @@ impl Netstack {
         Ok(())
     }
 
-    /// Accepts SYNs for a TCP port from now on.
-    pub fn listen(&mut self, port: u16) {
-        self.tcp.listen(port);
+    /// Accepts SYNs for a TCP port from now on, at all own addresses (a port) or at one (an address and port).
+    pub fn listen(&mut self, local: impl Into<Local>) {
+        self.tcp.listen(local.into());
     }
 
     /// Answers new SYNs for a TCP port with RST from now on; live flows stay.
-    pub fn unlisten(&mut self, port: u16) {
-        self.tcp.unlisten(port);
+    pub fn unlisten(&mut self, local: impl Into<Local>) {
+        self.tcp.unlisten(local.into());
     }
 
     /// Opens a flow. One of our own addresses loops back inside the stack.

@@ -11,16 +11,17 @@ pub(crate) mod segment;
 mod table;
 mod transmit;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use slab::Slab;
 
 use crate::ip::{Outbox, Packet};
+use crate::listen::Listening;
 use crate::seed::next_random;
 use crate::timers::Timers;
 use crate::wireguard::PeerId;
-use crate::{ConnectError, Event, FlowId, Instant, Limits, Stats};
+use crate::{ConnectError, Event, FlowId, Instant, Limits, Local, Stats};
 use engine::{Engine, Shared};
 use flow::{Flow, FlowState, Kind};
 use segment::{Segment, Tuple};
@@ -43,7 +44,7 @@ pub(crate) struct Tcp {
     flows: Slab<Flow>,
     generation: u32,
     table: Table,
-    listening: HashSet<u16>,
+    listening: Listening,
     /// Flows that may have something to send, each once.
     ready: VecDeque<FlowId>,
     timers: Timers<FlowId>,
@@ -64,7 +65,7 @@ impl Tcp {
             flows: Slab::new(),
             generation: 0,
             table: Table::new(next_random(&mut random), limits.max_time_wait),
-            listening: HashSet::new(),
+            listening: Listening::default(),
             ready: VecDeque::new(),
             timers: Timers::new(),
             events: VecDeque::new(),
@@ -75,12 +76,12 @@ impl Tcp {
         }
     }
 
-    pub(crate) fn listen(&mut self, port: u16) {
-        self.listening.insert(port);
+    pub(crate) fn listen(&mut self, local: Local) {
+        self.listening.insert(local);
     }
 
-    pub(crate) fn unlisten(&mut self, port: u16) {
-        self.listening.remove(&port);
+    pub(crate) fn unlisten(&mut self, local: Local) {
+        self.listening.remove(local);
     }
 
     pub(crate) fn connect(

@@ -104,7 +104,7 @@ impl Tcp {
         if segment.is_rst() {
             return;
         }
-        if !(segment.opens() && self.listening.contains(&tuple.local.port())) {
+        if !(segment.opens() && self.listening.contains(tuple.local)) {
             Self::answer_reset(cx, packet, segment);
             return;
         }

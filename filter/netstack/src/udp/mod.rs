@@ -4,16 +4,17 @@
 mod header;
 mod received;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use slab::Slab;
 
 use crate::ip::Packet;
+use crate::listen::Listening;
 use crate::seed::{Seeded, next_random};
 use crate::tcp::segment::Tuple;
 use crate::timers::Timers;
-use crate::{ConnectError, Event, Instant, Limits, Stats, UdpCloseReason, UdpFlowId};
+use crate::{ConnectError, Event, Instant, Limits, Local, Stats, UdpCloseReason, UdpFlowId};
 use header::Header;
 use received::Received;
 
@@ -30,7 +31,7 @@ pub(crate) struct Udp {
     flows: Slab<Flow>,
     generation: u32,
     table: HashMap<Tuple, UdpFlowId, Seeded>,
-    listening: HashSet<u16>,
+    listening: Listening,
     timers: Timers<UdpFlowId>,
     /// Each flow stands here at most twice: incoming and closed.
     events: VecDeque<UdpFlowId>,
@@ -58,7 +59,7 @@ impl Udp {
             flows: Slab::new(),
             generation: 0,
             table: HashMap::with_hasher(Seeded(next_random(&mut random))),
-            listening: HashSet::new(),
+            listening: Listening::default(),
             timers: Timers::new(),
             events: VecDeque::new(),
             received: Received::default(),
@@ -67,12 +68,12 @@ impl Udp {
         }
     }
 
-    pub(crate) fn listen(&mut self, port: u16) {
-        self.listening.insert(port);
+    pub(crate) fn listen(&mut self, local: Local) {
+        self.listening.insert(local);
     }
 
-    pub(crate) fn unlisten(&mut self, port: u16) {
-        self.listening.remove(&port);
+    pub(crate) fn unlisten(&mut self, local: Local) {
+        self.listening.remove(local);
     }
 
     pub(crate) fn connect(
@@ -106,7 +107,7 @@ impl Udp {
         };
         let id = match self.table.get(&tuple) {
             Some(&id) => id,
-            None if !self.listening.contains(&header.destination_port) => return false,
+            None if !self.listening.contains(tuple.local) => return false,
             None if self.flows.len() >= self.limits.max_udp_flows => {
                 stats.udp_too_many_flows += 1;
                 return true;
@@ -218,7 +219,7 @@ impl Udp {
         (0..PORT_TRIES).find_map(|_| {
             let offset = u16::try_from(next_random(&mut self.random) % span).unwrap_or_default();
             let tuple = Tuple { local: SocketAddr::new(local, EPHEMERAL.start() + offset), remote };
-            let free = !self.table.contains_key(&tuple) && !self.listening.contains(&tuple.local.port());
+            let free = !self.table.contains_key(&tuple) && !self.listening.contains(tuple.local);
             // Towards ourselves, the other end must not be the same flow.
             (free && tuple.local != remote).then_some(tuple)
         })
