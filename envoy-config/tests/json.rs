@@ -284,6 +284,8 @@ fn each_rule_of_ingress() {
         (json!({"protocol": "sctp"}), "protocol: unknown variant `sctp`, expected `tcp` or `udp`".to_owned()),
         (json!({"port": 0}), "port: \"0\" is not a port: give a number from 1 to 65535".to_owned()),
         (json!({"port": null}), ".: missing field `port`".to_owned()),
+        (json!({"address": "::"}), "address: :: is not an address that one host can have".to_owned()),
+        (json!({"address": "100.64.0"}), "address: invalid IP address syntax".to_owned()),
         (json!({"socket": "run/i.sock"}), "socket: run/i.sock is not an absolute path".to_owned()),
         (
             json!({"socket": long}),
@@ -295,6 +297,7 @@ fn each_rule_of_ingress() {
         assert!(error.starts_with(&text), "{change}: {error}");
     }
     assert!(parse(&json!({"socket": long[..107]})).is_ok());
+    assert_eq!(parse(&json!({"address": "fd00::1"})).unwrap().address, Some("fd00::1".parse().unwrap()));
 }
 
 #[test]

@@ -40,8 +40,11 @@ impl Admin {
 
     /// The names of the listeners that are up.
     pub fn listeners(&self) -> Vec<String> {
-        let text = self.get("/listeners").unwrap_or_default();
-        text.lines().filter_map(|line| Some(line.split_once("::")?.0.to_owned())).collect()
+        // As text, nothing tells where a name with an IPv6 address in it ends.
+        let json = self.get("/listeners?format=json").unwrap_or_default();
+        let listeners: serde_json::Value = serde_json::from_str(&json).unwrap_or_default();
+        let listeners = listeners["listener_statuses"].as_array().cloned().unwrap_or_default();
+        listeners.iter().filter_map(|listener| Some(listener["name"].as_str()?.to_owned())).collect()
     }
 
     fn request(&self, method: &str, path: &str) -> Option<String> {

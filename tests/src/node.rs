@@ -228,11 +228,7 @@ impl<'a> Node<'a> {
     fn is_ready(&self) -> bool {
         let (status, out, _) = self.nexctl(&["status"]);
         let listeners = self.admin().listeners();
-        let has = |(direction, rule): &(&str, String)| {
-            let mut parts = rule.split(':');
-            let (protocol, port) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-            listeners.contains(&format!("{}/{protocol}/{port}", direction.trim_start_matches('-')))
-        };
+        let has = |(direction, rule): &(&str, String)| listeners.contains(&listener(direction, rule));
         status.success() && out.contains("Running") && self.builder.rules.iter().all(has)
     }
 
@@ -348,6 +344,15 @@ impl Drop for Node<'_> {
         let complaints = complaints(&log, &self.builder.expected);
         assert!(complaints.is_empty(), "unexpected complaints in the node's log:\n{}", complaints.join("\n"));
     }
+}
+
+/// The name of a rule's listener: `egress/tcp/80`, or `egress/tcp/80@127.0.0.1` with a bind address.
+fn listener(direction: &str, rule: &str) -> String {
+    let mut parts = rule.split(':');
+    let (protocol, port) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let bind = rule.split(',').find_map(|option| option.strip_prefix("bind="));
+    let bind = bind.map(|address| format!("@{address}")).unwrap_or_default();
+    format!("{}/{protocol}/{port}{bind}", direction.trim_start_matches('-'))
 }
 
 /// The processes started by this one, with their names.

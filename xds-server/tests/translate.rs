@@ -32,8 +32,8 @@ fn cases() -> Vec<(&'static str, RuleSet, Settings)> {
         ("egress", "tcp:80:100.64.0.2:80,bind=127.0.0.1,weight=3"),
         ("egress", "tcp:80:100.64.0.3:80,bind=127.0.0.1,connect-timeout=1500ms"),
         ("egress", "tcp:80:100.64.0.2:80,bind=::1"),
-        ("egress", "udp:80:100.64.0.2:80,bind=127.0.0.1,weight=2"),
         ("ingress", "tcp:80:127.0.0.1:80,weight=2,connect-timeout=2s"),
+        ("ingress", "tcp:80:127.0.0.1:80,bind=fd00::1"),
     ]);
     let other = Settings {
         network: "office".to_owned(),

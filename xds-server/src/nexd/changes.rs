@@ -257,7 +257,7 @@ impl Changes {
             if self.waiting.iter().any(|waiting| waiting.is(*direction, rule)) {
                 continue;
             }
-            match self.rules.clone().add(*direction, rule.clone(), Source::Stored) {
+            match self.rules.check(*direction, rule) {
                 Ok(()) | Err(RuleSetError::Duplicate) => {}
                 Err(error) => inactive.push(format!("--{direction} {rule}: {error}")),
             }

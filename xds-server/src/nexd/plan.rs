@@ -64,12 +64,12 @@ impl Plan {
             return Err(StartError::ControlPlane { flag });
         }
         let wg_config = absolute(arguments.wg_config.ok_or(StartError::NoWgConfig)?)?;
-        let rules = rules(&arguments.egress, &arguments.ingress)?;
-
         let mut network = NetworkConfig::from_wg_quick(DEFAULT_NETWORK, wg_config);
         network.listen_port = arguments.listen_port;
         // The keys are needed by the module only; here they are checked and forgotten.
         let loaded = network.load()?;
+        let addresses: Vec<IpAddr> = loaded.addresses.iter().map(|net| net.addr()).collect();
+        let rules = rules(addresses.clone(), &arguments.egress, &arguments.ingress)?;
 
         let state_dir = absolute(required(arguments.state_dir.or(environment.state_dir()), "--state-dir")?)?;
         let socket = absolute(required(arguments.unix_socket.or(environment.socket()), "--unix-socket")?)?;
@@ -93,7 +93,7 @@ impl Plan {
         Ok(Self {
             rules,
             tunnel: TunnelConfig { networks: vec![network] },
-            addresses: loaded.addresses.iter().map(|net| net.addr()).collect(),
+            addresses,
             listen_port: loaded.listen_port,
             settings,
             state_dir,
@@ -111,8 +111,8 @@ impl Plan {
 }
 
 /// The rules of the flags, egress before ingress as upstream adds them.
-fn rules(egress: &[String], ingress: &[String]) -> Result<RuleSet, StartError> {
-    let mut rules = RuleSet::new();
+fn rules(addresses: Vec<IpAddr>, egress: &[String], ingress: &[String]) -> Result<RuleSet, StartError> {
+    let mut rules = RuleSet::of_node(addresses);
     for (direction, values) in [(Direction::Egress, egress), (Direction::Ingress, ingress)] {
         for text in split_values(values) {
             let failed = |reason| StartError::Rule { direction, text: text.clone(), reason };

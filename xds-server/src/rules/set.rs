@@ -45,17 +45,25 @@ impl fmt::Display for Entry {
     }
 }
 
-/// A bounded, insertion-ordered set of rules, every one of which this release can carry.
+/// A bounded, insertion-ordered set of rules, every one of which this node can carry.
 #[derive(Clone, Debug, Default)]
 pub struct RuleSet {
     entries: Vec<Entry>,
+    /// The node's overlay addresses, where they are known.
+    addresses: Option<Vec<IpAddr>>,
 }
 
 impl RuleSet {
-    /// An empty set.
+    /// An empty set, for a node whose overlay addresses nobody here knows.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty set, for the node with these overlay addresses: ingress rules can be bound to them and to no others.
+    #[must_use]
+    pub fn of_node(addresses: Vec<IpAddr>) -> Self {
+        Self { entries: Vec::new(), addresses: Some(addresses) }
     }
 
     /// Adds a rule behind all others.
@@ -64,20 +72,29 @@ impl RuleSet {
     /// [`RuleSetError`], and the set is unchanged. A rule is a duplicate whatever the sources: upstream accepts a rule once
     /// by flag and once more at run time, then lists it twice.
     pub fn add(&mut self, direction: Direction, rule: Rule, source: Source) -> Result<(), RuleSetError> {
+        self.check(direction, &rule)?;
+        self.entries.push(Entry { direction, rule, source });
+        Ok(())
+    }
+
+    /// Whether a rule can be added.
+    ///
+    /// # Errors
+    /// Those of [`RuleSet::add`].
+    pub fn check(&self, direction: Direction, rule: &Rule) -> Result<(), RuleSetError> {
         if rule.host.len() > MAX_HOST_BYTES {
             return Err(RuleSetError::LongHost);
         }
-        check_protocol(&rule)?;
-        supported(direction, &rule)?;
-        if self.position(direction, &rule).is_some() {
+        check_protocol(rule)?;
+        self.check_bind(direction, rule)?;
+        supported(direction, rule)?;
+        if self.position(direction, rule).is_some() {
             return Err(RuleSetError::Duplicate);
         }
         if self.entries.len() >= MAX_RULES {
             return Err(RuleSetError::Full);
         }
-        self.check_neighbours(RuleKey::of(direction, &rule), &rule)?;
-        self.entries.push(Entry { direction, rule, source });
-        Ok(())
+        self.check_neighbours(RuleKey::of(direction, rule), rule)
     }
 
     /// Removes a rule, whatever its source, and says what that was.
@@ -145,6 +162,17 @@ impl RuleSet {
         self.entries.iter().find(similar).map(|entry| entry.rule.clone())
     }
 
+    /// Nothing arrives at an overlay address that is not the node's own.
+    fn check_bind(&self, direction: Direction, rule: &Rule) -> Result<(), RuleSetError> {
+        match (direction, rule.options.bind, &self.addresses) {
+            (Direction::Ingress, Some(bind), Some(own)) if !own.contains(&bind) => {
+                let own: Vec<_> = own.iter().map(ToString::to_string).collect();
+                Err(RuleSetError::ForeignBind { bind, own: own.join(", ") })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a rule gets along with the others of its key, and its key with the others of its port.
     fn check_neighbours(&self, key: RuleKey, rule: &Rule) -> Result<(), RuleSetError> {
         for entry in &self.entries {
@@ -184,9 +212,6 @@ fn check_protocol(rule: &Rule) -> Result<(), RuleSetError> {
 fn supported(direction: Direction, rule: &Rule) -> Result<(), Unsupported> {
     if direction == Direction::Egress && rule.host.parse::<IpAddr>().is_err() {
         return Err(Unsupported::EgressHostname(rule.clone()));
-    }
-    if direction == Direction::Ingress && rule.options.bind.is_some() {
-        return Err(Unsupported::IngressBind(rule.clone()));
     }
     Ok(())
 }
@@ -234,6 +259,16 @@ pub enum RuleSetError {
         /// The option.
         option: &'static str,
     },
+    /// An ingress rule for an address that this node does not have.
+    #[error(
+        "bind={bind} is no overlay address of this node, which has {own}: name one of these, or leave bind out to listen on all"
+    )]
+    ForeignBind {
+        /// The address.
+        bind: IpAddr,
+        /// The node's.
+        own: String,
+    },
     /// The kernel gives a port to a socket for all addresses or to sockets for some, not to both.
     #[error(
         "{key} and {other} cannot both be: a rule without bind listens on all addresses of this host; give every rule of the port a bind, or none"
@@ -255,9 +290,6 @@ pub enum Unsupported {
     /// An egress destination that is a hostname.
     #[error("egress destinations must be IP addresses in this release: {0}")]
     EgressHostname(Rule),
-    /// An ingress rule for one overlay address.
-    #[error("ingress rules have no bind in this release: {0}")]
-    IngressBind(Rule),
 }
 
 fn hint(similar: Option<&Rule>) -> String {

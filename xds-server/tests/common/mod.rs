@@ -75,7 +75,7 @@ pub fn as_bootstrap(resources: &Value) -> Value {
         }
     }
     for listener in resources["listeners"].as_array_mut().unwrap() {
-        for filter in filters(listener).into_iter().flatten() {
+        for filter in listener["filter_chains"][0]["filters"].as_array_mut().unwrap() {
             if filter.as_object_mut().unwrap().remove("config_discovery").is_some() {
                 let extension = &extensions[filter["name"].as_str().unwrap()];
                 filter["typed_config"] = extension["typed_config"].clone();
@@ -90,11 +90,6 @@ pub fn as_bootstrap(resources: &Value) -> Value {
         }],
         "static_resources": {"listeners": resources["listeners"], "clusters": resources["clusters"]},
     })
-}
-
-/// The network filters of a listener; one of UDP has none.
-fn filters(listener: &mut Value) -> Option<&mut Vec<Value>> {
-    listener.pointer_mut("/filter_chains/0/filters")?.as_array_mut()
 }
 
 /// Gives a bootstrap the network that its filters name, with an identity in `directory`.
@@ -119,7 +114,7 @@ pub fn with_the_network(bootstrap: &Value, network: &str, directory: &Path) -> V
 }
 
 /// Takes the dynamic module out of a bootstrap, for an Envoy that does not have it: module filters go, and with them
-/// the transport socket, the internal listener and those of UDP.
+/// the transport socket and the internal listener.
 pub fn without_the_module(bootstrap: &Value) -> Value {
     let mut bootstrap = bootstrap.clone();
     let is_module = |typed_config: &Value| {
@@ -135,12 +130,11 @@ pub fn without_the_module(bootstrap: &Value) -> Value {
         }
     }
     let listeners = resources["listeners"].as_array_mut().unwrap();
-    listeners.retain_mut(|listener| {
-        filters(listener).is_some_and(|filters| {
-            filters.retain(|filter| !is_module(&filter["typed_config"]));
-            !filters.is_empty()
-        })
-    });
+    for listener in &mut *listeners {
+        let filters = listener["filter_chains"][0]["filters"].as_array_mut().unwrap();
+        filters.retain(|filter| !is_module(&filter["typed_config"]));
+    }
+    listeners.retain(|listener| !listener["filter_chains"][0]["filters"].as_array().unwrap().is_empty());
     bootstrap
 }
 
