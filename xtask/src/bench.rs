@@ -1,17 +1,41 @@
 //! The benchmarks.
 
-use crate::run::execute;
-use crate::{Result, workspace};
+use std::process::Command;
 
-/// Package and name of each benchmark.
-const BENCHMARKS: &[(&str, &str)] =
+use crate::run::{execute, note};
+use crate::{Result, setup, workspace};
+
+/// Those of one crate, in memory: package and name.
+const IN_MEMORY: &[(&str, &str)] =
     &[("nexodus-netstack", "flow_scaling"), ("nexodus-netstack", "udp_scaling")];
 
+/// Those that need a rig: subcommands of the `bench` program.
+const RIGS: &[&str] = &["wan"];
+
+/// `arguments`: the name of a benchmark and what is for it; none for all that need no rig.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    for (package, name) in BENCHMARKS {
-        let mut cargo = workspace::cargo()?;
-        cargo.args(["bench", "--package", package, "--bench", name, "--"]).args(arguments);
-        execute(&format!("{package}: {name}"), &mut cargo)?;
+    let Some((name, rest)) = arguments.split_first() else {
+        for (package, name) in IN_MEMORY {
+            in_memory(package, name, &[])?;
+        }
+        note(format_args!("with a rig, as root: {}; see bench/README.md", RIGS.join(", ")));
+        return Ok(());
+    };
+    if let Some((package, name)) = IN_MEMORY.iter().find(|(_, known)| known == name) {
+        return in_memory(package, name, rest);
     }
-    Ok(())
+    if RIGS.contains(&name.as_str()) {
+        setup::packages()?;
+        let mut cargo = workspace::cargo()?;
+        cargo.args(["run", "--release", "--locked", "--package", "bench", "--"]).args(arguments);
+        return execute(&format!("bench: {name}"), &mut cargo);
+    }
+    let known: Vec<_> = IN_MEMORY.iter().map(|(_, name)| *name).chain(RIGS.iter().copied()).collect();
+    Err(format!("no benchmark {name:?}; there are {}", known.join(", ")).into())
+}
+
+fn in_memory(package: &str, name: &str, arguments: &[String]) -> Result<()> {
+    let mut cargo: Command = workspace::cargo()?;
+    cargo.args(["bench", "--package", package, "--bench", name, "--"]).args(arguments);
+    execute(&format!("{package}: {name}"), &mut cargo)
 }

@@ -38,9 +38,9 @@ enum Task {
         #[arg(long)]
         checks_only: bool,
     },
-    /// Run the benchmarks.
+    /// Run the benchmarks (`bench/README.md`).
     Bench {
-        /// Handed to the benchmark runner.
+        /// A benchmark's name and what is handed to it; without, all that need no rig.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

@@ -1,0 +1,38 @@
+//! Benchmarks that need a rig: namespaces, links with delay and loss, other people's stacks beside ours.
+//!
+//! `cargo xtask bench` runs them; what each measures and how to repeat it stands in `bench/README.md`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod wan;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Benchmarks of nexodus-envoy beside its peers.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask bench")]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// TCP over links with a rate, a delay, a queue and losses: the kernel's TCP beside smoltcp's.
+    Wan(wan::Arguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().bench {
+        Bench::Wan(arguments) => wan::run(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Linux's TCP at one end of the link: a namespace with a TUN device, and threads that send or take without end.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use e2e::{Namespace, run_ok};
+use socket2::{Domain, Protocol, Socket, Type};
+use tun_rs::{DeviceBuilder, SyncDevice};
+
+use crate::Result;
+
+/// This kernel's default may be another, so it is asked for.
+const CONGESTION_CONTROL: &[u8] = b"cubic";
+
+/// How soon a thread notices that the run is over.
+const NOTICE: Duration = Duration::from_millis(100);
+
+/// A namespace whose only way out is a TUN device. New for every run: Linux remembers paths (`tcp_metrics`).
+pub(super) struct Kernel {
+    address: Ipv4Addr,
+    device: SyncDevice,
+    over: Arc<AtomicBool>,
+    received: Arc<Mutex<HashMap<IpAddr, u64>>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    // Last, so that the device is gone before it.
+    namespace: Namespace,
+}
+
+impl Kernel {
+    pub(super) fn new(address: Ipv4Addr, mtu: u16) -> Result<Self> {
+        let namespace = Namespace::new();
+        let device = namespace.run(|| {
+            DeviceBuilder::new()
+                .name("link")
+                .ipv4(address, 32, None)
+                .mtu(mtu)
+                .tx_queue_len(10_000)
+                .build_sync()
+        })?;
+        device.set_nonblocking(true)?;
+        run_ok(namespace.command("ip").args(["route", "add", "default", "dev", "link"]));
+        let over = Arc::new(AtomicBool::new(false));
+        Ok(Self { address, device, over, received: Arc::default(), threads: Vec::new(), namespace })
+    }
+
+    pub(super) fn device(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+
+    /// A packet that the kernel sends, if there is one.
+    pub(super) fn take(&self, buffer: &mut [u8]) -> Result<Option<usize>> {
+        match self.device.recv(buffer) {
+            Ok(length) => Ok(Some(length)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A packet for the kernel.
+    pub(super) fn give(&self, packet: &[u8]) -> Result<()> {
+        self.device.send(packet)?;
+        Ok(())
+    }
+
+    /// Sends to `to` until the end of the run.
+    pub(super) fn start_source(&mut self, to: SocketAddrV4) -> Result<()> {
+        let over = Arc::clone(&self.over);
+        let socket = self.namespace.run(tcp_socket)?;
+        self.threads.push(std::thread::spawn(move || {
+            socket.connect_timeout(&SocketAddr::from(to).into(), Duration::from_secs(10))?;
+            let mut stream = TcpStream::from(socket);
+            stream.set_write_timeout(Some(NOTICE))?;
+            until(&over, || stream.write(&super::stack::CONTENT).map(drop))
+        }));
+        Ok(())
+    }
+
+    /// Takes what comes to `port` until the end of the run.
+    pub(super) fn start_sink(&mut self, port: u16) -> Result<()> {
+        let address = SocketAddr::from((self.address, port));
+        let listener = self.namespace.run(|| -> io::Result<TcpListener> {
+            let socket = tcp_socket()?;
+            socket.bind(&address.into())?;
+            socket.listen(16)?;
+            Ok(socket.into())
+        })?;
+        listener.set_nonblocking(true)?;
+        let (over, received) = (Arc::clone(&self.over), Arc::clone(&self.received));
+        self.threads.push(std::thread::spawn(move || {
+            let mut takers = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((stream, from)) => {
+                        let (over, received) = (Arc::clone(&over), Arc::clone(&received));
+                        takers.push(std::thread::spawn(move || take(&stream, from.ip(), &over, &received)));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            takers
+                .into_iter()
+                .try_for_each(|taker| taker.join().unwrap_or_else(|_| Err(io::Error::other("panic"))))
+        }));
+        Ok(())
+    }
+
+    /// Bytes that arrived from this address.
+    pub(super) fn received(&self, from: Ipv4Addr) -> u64 {
+        let received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
+        received.get(&IpAddr::V4(from)).copied().unwrap_or(0)
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            drop(thread.join());
+        }
+    }
+}
+
+fn tcp_socket() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_tcp_congestion(CONGESTION_CONTROL)?;
+    // Nothing lingers in a namespace that is about to go.
+    socket.set_linger(Some(Duration::ZERO))?;
+    Ok(socket)
+}
+
+fn take(
+    mut stream: &TcpStream,
+    from: IpAddr,
+    over: &AtomicBool,
+    received: &Mutex<HashMap<IpAddr, u64>>,
+) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(NOTICE))?;
+    let mut buffer = vec![0; 256 << 10];
+    until(over, || {
+        let count = stream.read(&mut buffer)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        *received.lock().unwrap_or_else(PoisonError::into_inner).entry(from).or_default() += count as u64;
+        Ok(())
+    })
+}
+
+/// Repeats `step`, which gives up after [`NOTICE`], until the run is over.
+fn until(over: &AtomicBool, mut step: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    while !over.load(Ordering::Relaxed) {
+        match step() {
+            Ok(()) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

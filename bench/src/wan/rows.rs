@@ -1,0 +1,104 @@
+//! The links, what is wrong with them, and who sends to whom.
+
+use std::time::Duration;
+
+use super::link::Fault;
+
+/// A link without its faults: rate, round-trip time and a queue of one bandwidth-delay product.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Path {
+    pub(super) rate_mbps: u64,
+    pub(super) rtt_ms: u64,
+}
+
+impl Path {
+    pub(super) const fn queue_bytes(self) -> usize {
+        (self.rate_mbps * 1_000_000 / 8 * self.rtt_ms / 1000) as usize
+    }
+
+    pub(super) const fn one_way(self) -> Duration {
+        Duration::from_micros(self.rtt_ms * 500)
+    }
+}
+
+const PATHS: [Path; 4] = [
+    Path { rate_mbps: 200, rtt_ms: 20 },
+    Path { rate_mbps: 1000, rtt_ms: 40 },
+    Path { rate_mbps: 50, rtt_ms: 100 },
+    Path { rate_mbps: 1000, rtt_ms: 1 },
+];
+
+const FAULTS: [(&str, Fault); 8] = [
+    ("clean", Fault::None),
+    ("loss 0.01%", Fault::Loss(0.0001)),
+    ("loss 0.1%", Fault::Loss(0.001)),
+    ("loss 1%", Fault::Loss(0.01)),
+    ("loss 3%", Fault::Loss(0.03)),
+    ("bursts 0.1%", Fault::Bursts(0.001)),
+    ("reorder 0.1%", Fault::Reorder(0.001)),
+    ("reorder 1%", Fault::Reorder(0.01)),
+];
+
+/// A link that every column is measured on.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    /// `200 Mbit/s, 20 ms, loss 0.1%`
+    pub(super) name: String,
+    pub(super) path: Path,
+    pub(super) fault: Fault,
+}
+
+pub(super) fn all() -> Vec<Row> {
+    let rows = PATHS.iter().flat_map(|path| FAULTS.iter().map(move |fault| (path, fault)));
+    rows.map(|(path, (fault_name, fault))| Row {
+        name: format!("{} Mbit/s, {} ms, {fault_name}", path.rate_mbps, path.rtt_ms),
+        path: *path,
+        fault: *fault,
+    })
+    .collect()
+}
+
+/// Whose TCP is at an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    Linux,
+    Smoltcp,
+}
+
+/// Sender and receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Column {
+    /// As in the JSON result, without `_mbps`.
+    pub(super) name: &'static str,
+    pub(super) from: Whose,
+    pub(super) to: Whose,
+}
+
+pub(super) const COLUMNS: [Column; 3] = [
+    Column { name: "linux_to_linux", from: Whose::Linux, to: Whose::Linux },
+    Column { name: "smoltcp_to_linux", from: Whose::Smoltcp, to: Whose::Linux },
+    Column { name: "linux_to_smoltcp", from: Whose::Linux, to: Whose::Smoltcp },
+];
+
+/// Two senders to one Linux, through one queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pair {
+    pub(super) name: &'static str,
+    pub(super) path: Path,
+    pub(super) senders: [Whose; 2],
+    /// What each sender's round trip has beyond the link's.
+    pub(super) further_ms: [u64; 2],
+}
+
+const SHARED: Path = Path { rate_mbps: 200, rtt_ms: 20 };
+const NEAR: Path = Path { rate_mbps: 200, rtt_ms: 10 };
+
+pub(super) const PAIRS: [Pair; 2] = [
+    Pair { name: "Linux beside Linux", path: SHARED, senders: [Whose::Linux; 2], further_ms: [0; 2] },
+    Pair {
+        name: "Linux 100 ms beside Linux 10 ms",
+        path: NEAR,
+        senders: [Whose::Linux; 2],
+        further_ms: [90, 0],
+    },
+];
