@@ -100,6 +100,29 @@ impl IngressConfig {
     }
 }
 
+/// The configuration of the health checker `nexodus.health`, of clusters whose endpoints are in the overlay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthConfig {
+    /// The network that the checks go through.
+    #[serde(default = "default_network")]
+    pub network: String,
+}
+
+impl HealthConfig {
+    /// Parses and validates.
+    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
+        let config: Self = json::parse(json)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks every rule.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        check_network(&self.network)
+    }
+}
+
 /// The configuration of the transport socket `nexodus.connect`: there is nothing to configure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

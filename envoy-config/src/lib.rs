@@ -11,6 +11,7 @@
 //! | `nexodus.ingress` | network filter | [`IngressConfig`] |
 //! | `nexodus.udp_ingress` | UDP listener filter | [`UdpIngressConfig`] |
 //! | `nexodus.connect` | transport socket | [`ConnectConfig`] |
+//! | `nexodus.health` | health checker | [`HealthConfig`] |
 //!
 //! There are two steps. `from_json` and `validate` are pure. [`NetworkConfig::load`], [`EgressConfig::load_peers`] and
 //! [`WgQuick::load`] read the files that a configuration names, because keys stand in files only: never in the JSON,
@@ -35,7 +36,7 @@ pub mod wg_quick;
 
 pub use endpoint::Endpoint;
 pub use error::{ConfigError, LoadError, Problem};
-pub use filters::{ConnectConfig, EgressConfig, IngressConfig, Protocol};
+pub use filters::{ConnectConfig, EgressConfig, HealthConfig, IngressConfig, Protocol};
 pub use key::{PresharedKey, PrivateKey, PublicKey, RandomError};
 pub use limits::{
     Limits, MAX_ADDRESSES, MAX_ALLOWED_IPS, MAX_FILE_BYTES, MAX_JSON_BYTES, MAX_NETWORKS, MAX_PEERS,

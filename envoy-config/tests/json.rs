@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use envoy_config::{
-    ConnectConfig, EgressConfig, IngressConfig, Limits, MAX_ADDRESSES, MAX_ALLOWED_IPS, MAX_JSON_BYTES,
-    MAX_NETWORKS, MAX_PEERS, NetworkConfig, PeerConfig, Protocol, PublicKey, TunnelConfig,
+    ConnectConfig, EgressConfig, HealthConfig, IngressConfig, Limits, MAX_ADDRESSES, MAX_ALLOWED_IPS,
+    MAX_JSON_BYTES, MAX_NETWORKS, MAX_PEERS, NetworkConfig, PeerConfig, Protocol, PublicKey, TunnelConfig,
 };
 use serde_json::{Value, json};
 
@@ -298,6 +298,15 @@ fn each_rule_of_ingress() {
     }
     assert!(parse(&json!({"socket": long[..107]})).is_ok());
     assert_eq!(parse(&json!({"address": "fd00::1"})).unwrap().address, Some("fd00::1".parse().unwrap()));
+}
+
+#[test]
+fn a_health_check_names_its_network() {
+    assert_eq!(HealthConfig::from_json(b"").unwrap().network, "default");
+    let error = HealthConfig::from_json(b"{\"network\":\"a b\"}").unwrap_err().to_string();
+    assert!(error.starts_with("network: \"a b\" is not a network name"), "{error}");
+    let error = HealthConfig::from_json(b"{\"interval\":1}").unwrap_err().to_string();
+    assert!(error.starts_with("interval: unknown field `interval`, expected `network`"), "{error}");
 }
 
 #[test]

@@ -42,6 +42,21 @@ impl Outcome {
         Outcome::NetworkDown,
     ];
 
+    /// The name in metrics and on the status page.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Outcome::Connected => "connected",
+            Outcome::Refused => "refused",
+            Outcome::TimedOut => "timeout",
+            Outcome::Unreachable => "unreachable",
+            Outcome::NoRoute => "no_peer",
+            Outcome::NoSourceAddress => "no_source_address",
+            Outcome::Overloaded => "limit",
+            Outcome::BadDestination => "bad_destination",
+            Outcome::NetworkDown => "network_down",
+        }
+    }
+
     /// The text of `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
     pub(crate) fn reason(self) -> &'static str {
         match self {

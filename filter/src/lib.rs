@@ -6,6 +6,7 @@
 //! | `nexodus.egress` | terminal network filter | ends an internal connection in a TCP flow of the overlay |
 //! | `nexodus.connect` | upstream transport socket | reports "connected" to Envoy only when the overlay handshake is done |
 //! | `nexodus.ingress` | network filter | ties a connection that came out of the overlay to its flow, so that resets travel |
+//! | `nexodus.health` | health checker | opens a connection in the overlay to each endpoint, without a client |
 //! | `nexodus.udp_ingress` | UDP listener filter | lets only datagrams out of the overlay through to `udp_proxy` |
 //!
 //! This crate is the only one that touches Envoy, threads, sockets and clocks; [`nexodus_netstack`] and
@@ -16,12 +17,14 @@ mod driver;
 mod egress;
 mod flow;
 mod greeting;
+mod health;
 mod ingress;
 mod network;
 mod status;
 mod tunnel;
 mod udp;
 
+use envoy_proxy_dynamic_modules_rust_sdk::health_checker::HealthCheckerConfig;
 use envoy_proxy_dynamic_modules_rust_sdk::*;
 
 declare_all_init_functions!(
@@ -30,6 +33,7 @@ declare_all_init_functions!(
     network: new_network_filter_config,
     transport_socket: new_transport_socket_factory_config,
     udp_listener: new_udp_listener_filter_config,
+    health_checker: new_health_checker_config,
 );
 
 fn program_init() -> bool {
@@ -78,6 +82,13 @@ fn new_udp_listener_filter_config<EC: EnvoyUdpListenerFilterConfig, ELF: EnvoyUd
     match name {
         "nexodus.udp_ingress" => Some(Box::new(accepted(name, udp::UdpIngressFilterConfig::new(config))?)),
         _ => unknown("UDP listener filter", name, "nexodus.udp_ingress"),
+    }
+}
+
+fn new_health_checker_config(name: &str, config: &[u8]) -> Option<Box<dyn HealthCheckerConfig>> {
+    match name {
+        "nexodus.health" => Some(Box::new(accepted(name, health::HealthChecker::new(config))?)),
+        _ => unknown("health checker", name, "nexodus.health"),
     }
 }
 

@@ -4,6 +4,8 @@
 //! it when it runs; `envoy --mode validate` never starts one, so nothing is opened there.
 
 use crate::flow::{Flow, QueueBudget};
+use crate::greeting::Outcome;
+use crate::health::{Check, HealthBoard, SessionId, Wanted};
 use crate::ingress::IngressLink;
 use crate::status::NetworkStatus;
 use envoy_config::{Peer, UdpRelay};
@@ -60,6 +62,7 @@ pub(crate) struct Network {
     /// The network thread's sockets towards Envoy's UDP ingress listeners.
     udp_sources: RwLock<HashSet<SocketAddr>>,
     foreign_datagrams: AtomicU64,
+    pub(crate) health: HealthBoard,
     pub(crate) status: Mutex<NetworkStatus>,
 }
 
@@ -94,6 +97,7 @@ impl Network {
             links: Mutex::default(),
             udp_sources: RwLock::default(),
             foreign_datagrams: AtomicU64::new(0),
+            health: HealthBoard::default(),
             status: Mutex::default(),
         });
         lock(&NETWORKS).insert(name.to_owned(), network.clone());
@@ -228,7 +232,29 @@ impl Network {
     pub(crate) fn status(&self) -> NetworkStatus {
         let mut status = lock(&self.status).clone();
         status.counts.udp_foreign = self.foreign_datagrams.load(Ordering::Relaxed);
+        (status.counts.health_checks, status.counts.health_checks_failed) = self.health.counts();
+        status.health_checks = self.health.to_json();
         status
+    }
+
+    /// Has the network thread try a destination.
+    pub(crate) fn check(&self, check: Check) {
+        match self.phase() {
+            // Before it runs, the check waits for it.
+            Phase::Configured | Phase::Running => {
+                self.health.wanted.set(check.session, Wanted::Check(check));
+                self.wake();
+            }
+            Phase::Stopped | Phase::Failed => check.end(self, Outcome::NetworkDown),
+        }
+    }
+
+    /// Has the network thread give up the check of an endpoint, if there is one.
+    pub(crate) fn end_check(&self, session: SessionId) {
+        if matches!(self.phase(), Phase::Configured | Phase::Running) {
+            self.health.wanted.set(session, Wanted::Nothing);
+            self.wake();
+        }
     }
 
     fn changed(&self) {

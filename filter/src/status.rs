@@ -15,6 +15,8 @@ pub(crate) struct NetworkStatus {
     pub(crate) udp_listeners: Vec<Local>,
     pub(crate) peers: Vec<PeerStatus>,
     pub(crate) counts: Counts,
+    /// The last health check of each endpoint that has them.
+    pub(crate) health_checks: Vec<Value>,
     /// Why the network is not running.
     pub(crate) failure: Option<String>,
 }
@@ -38,6 +40,10 @@ pub(crate) struct Counts {
     pub(crate) udp: UdpStats,
     /// Datagrams for UDP ingress listeners that did not come out of the overlay.
     pub(crate) udp_foreign: u64,
+    /// Health checks of overlay destinations that ended.
+    pub(crate) health_checks: u64,
+    /// Those of them that found no destination that answers.
+    pub(crate) health_checks_failed: u64,
 }
 
 /// What the network thread counts itself.
@@ -129,6 +135,8 @@ pub(crate) const COUNTERS: &[Named] = &[
     ("egress_failed", |c| c.thread.egress_failed),
     ("overlay_resets", |c| c.thread.overlay_resets),
     ("resets_out", |c| c.thread.resets_out),
+    ("health_checks", |c| c.health_checks),
+    ("health_checks_failed", |c| c.health_checks_failed),
     ("udp_refused", |c| c.udp.refused),
     ("udp_not_delivered", |c| c.udp.not_delivered),
     ("udp_socket_errors", |c| c.udp.socket_errors),
@@ -175,6 +183,7 @@ impl NetworkStatus {
             "listen_port": self.listen_port,
             "listening_tcp": listening(&self.listeners),
             "listening_udp": listening(&self.udp_listeners),
+            "health_checks": self.health_checks,
             "peers": peers,
             "numbers": numbers,
         })

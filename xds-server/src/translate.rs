@@ -14,6 +14,7 @@
 //!   under the listener's name: an update counts for new connections, live ones keep what they have.
 
 mod cluster;
+mod health;
 mod listener;
 mod module;
 mod udp;

@@ -31,9 +31,9 @@ fn cases() -> Vec<(&'static str, RuleSet, Settings)> {
     let options = rule_set(&[
         ("egress", "tcp:80:100.64.0.2:80,bind=127.0.0.1,weight=3"),
         ("egress", "tcp:80:100.64.0.3:80,bind=127.0.0.1,connect-timeout=1500ms"),
-        ("egress", "tcp:80:100.64.0.2:80,bind=::1"),
+        ("egress", "tcp:80:100.64.0.2:80,bind=::1,health-check=2s"),
         ("ingress", "tcp:80:127.0.0.1:80,weight=2,connect-timeout=2s"),
-        ("ingress", "tcp:80:127.0.0.1:80,bind=fd00::1"),
+        ("ingress", "tcp:80:127.0.0.1:80,bind=fd00::1,health-check=10s"),
     ]);
     let other = Settings {
         network: "office".to_owned(),

@@ -144,11 +144,7 @@ impl Egress {
         let mut state = self.flow.lock();
         state.network_side = FlowState::Gone;
         if state.outcome.is_none() {
-            state.outcome = Some(match reason {
-                CloseReason::Refused | CloseReason::Reset | CloseReason::Done => Outcome::Refused,
-                CloseReason::TimedOut => Outcome::TimedOut,
-                CloseReason::Unreachable => Outcome::Unreachable,
-            });
+            state.outcome = Some(not_connected(reason));
         } else {
             state.reset |= reason != CloseReason::Done;
         }
@@ -173,7 +169,17 @@ pub(super) fn network_down(flow: &Flow) {
     state.wake_worker();
 }
 
-fn outcome(error: ConnectError) -> Outcome {
+/// Why a flow that has ended was never open.
+pub(super) fn not_connected(reason: CloseReason) -> Outcome {
+    match reason {
+        CloseReason::Refused | CloseReason::Reset | CloseReason::Done => Outcome::Refused,
+        CloseReason::TimedOut => Outcome::TimedOut,
+        CloseReason::Unreachable => Outcome::Unreachable,
+    }
+}
+
+/// Why no flow was made.
+pub(super) fn outcome(error: ConnectError) -> Outcome {
     match error {
         ConnectError::NoRoute => Outcome::NoRoute,
         ConnectError::NoSourceAddress => Outcome::NoSourceAddress,

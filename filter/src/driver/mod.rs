@@ -4,6 +4,7 @@
 //! One turn: wait; receive datagrams in batches; serve the egress flows that Envoy's workers touched; run timers;
 //! pass on what the netstack reports; send datagrams in batches. Every step has a budget, so none starves the others.
 
+mod checks;
 mod clock;
 mod egress;
 mod ingress;
@@ -12,6 +13,8 @@ mod udp;
 mod udp_proxy;
 
 use crate::flow::Flow;
+use crate::greeting::Outcome;
+use crate::health::{Check, Wanted};
 use crate::network::{self, Network, Phase};
 use crate::status::{Counts, NetworkStatus, PeerStatus, ThreadStats};
 use clock::Clock;
@@ -105,6 +108,7 @@ pub(crate) fn start(
         clock,
         owners: HashMap::new(),
         relays: ingress::Relays::default(),
+        checks: checks::Checks::default(),
         udp: UdpProxy::default(),
         udp_stats: UdpStats::default(),
         work: VecDeque::new(),
@@ -142,6 +146,7 @@ struct Driver {
     clock: Clock,
     owners: HashMap<FlowId, Owner>,
     relays: ingress::Relays,
+    checks: checks::Checks,
     udp: UdpProxy,
     udp_stats: UdpStats,
     work: VecDeque<Arc<Flow>>,
@@ -154,6 +159,7 @@ struct Driver {
 enum Owner {
     Egress(egress::Egress),
     Ingress(ingress::RelayId),
+    Check(Check),
 }
 
 impl Driver {
@@ -168,6 +174,7 @@ impl Driver {
             more = self.receive(now)?;
             self.serve_egress(now);
             self.serve_relays(now);
+            self.serve_checks(now);
             more |= self.udp_to_overlay(now);
             self.stack.handle_timeout(now);
             more |= self.dispatch(now);
@@ -254,6 +261,7 @@ impl Driver {
                 | Event::Finished { flow } => match self.owners.get(&flow) {
                     Some(Owner::Egress(_)) => self.egress_event(now, flow, event),
                     Some(Owner::Ingress(relay)) => self.relay_event(now, *relay, event),
+                    Some(Owner::Check(_)) => self.check_connected(now, flow),
                     None => {}
                 },
                 Event::Closed { flow, reason } => match self.owners.remove(&flow) {
@@ -262,6 +270,7 @@ impl Driver {
                         egress.closed(reason);
                     }
                     Some(Owner::Ingress(relay)) => self.relay_closed(now, relay, reason),
+                    Some(Owner::Check(check)) => self.check_closed(check, reason),
                     None => {}
                 },
                 Event::UdpIncoming { flow, local, .. } => self.udp_incoming(now, flow, local),
@@ -311,8 +320,12 @@ impl Driver {
         status.peers = peers;
         status.listeners = self.listening.iter().copied().collect();
         status.udp_listeners = self.udp.listening();
-        status.counts =
-            Counts { stack: *self.stack.stats(), thread: self.stats, udp: self.udp_stats, udp_foreign: 0 };
+        status.counts = Counts {
+            stack: *self.stack.stats(),
+            thread: self.stats,
+            udp: self.udp_stats,
+            ..Counts::default()
+        };
     }
 
     /// Ends every connection of this network.
@@ -322,11 +335,17 @@ impl Driver {
         for flow in std::mem::take(&mut self.work) {
             egress::network_down(&flow);
         }
+        for wanted in self.network.health.wanted.take().into_values() {
+            if let Wanted::Check(check) = wanted {
+                self.end_check(check, Outcome::NetworkDown);
+            }
+        }
         for (id, owner) in std::mem::take(&mut self.owners) {
             self.stack.abort(now, id);
             match owner {
                 Owner::Egress(egress) => egress.network_down(),
                 Owner::Ingress(relay) => self.relays.remove(relay, &self.network),
+                Owner::Check(check) => self.end_check(check, Outcome::NetworkDown),
             }
         }
     }

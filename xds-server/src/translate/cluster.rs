@@ -51,11 +51,13 @@ use envoy_types::{
 };
 
 use super::{
-    BUFFER_BYTES, Settings, ads, duration, module, tcp_keepalive,
+    BUFFER_BYTES, Settings, ads, duration,
+    health::health_checks,
+    module, tcp_keepalive,
     udp::{self, Loopback},
     uint32,
 };
-use crate::rules::{Direction, Protocol, Rule, RuleKey, connect_timeout};
+use crate::rules::{Direction, Protocol, Rule, RuleKey, connect_timeout, health_check};
 
 /// Envoy's default is 1,024, which a busy rule reaches without a word in any log.
 const MAX_CONNECTIONS: u32 = 65_536;
@@ -90,6 +92,9 @@ pub(super) fn cluster(key: RuleKey, rules: &[&Rule], settings: &Settings, loopba
         // Otherwise connections to one host that are being made at the same time are interchangeable: one failure fails
         // every client that waits for any of them, and an attempt that a client has given up serves another one.
         connection_pool_per_downstream_connection: true,
+        health_checks: health_checks(key, rules, settings),
+        // Otherwise a destination whose rule is gone stays for as long as it passes its checks.
+        ignore_health_on_host_removal: health_check(rules).is_some(),
         ..Default::default()
     };
     if resolves(key, rules) {

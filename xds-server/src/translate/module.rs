@@ -7,6 +7,7 @@ use envoy_types::pb::{
             network::dynamic_modules::v3::DynamicModuleNetworkFilter,
             udp::dynamic_modules::v3::DynamicModuleUdpListenerFilter,
         },
+        health_checkers::dynamic_modules::v3::DynamicModuleHealthCheck,
         transport_sockets::dynamic_modules::v3::DynamicModuleTransportSocket,
     },
     google::protobuf::{Any, Struct},
@@ -48,6 +49,15 @@ pub(super) fn transport_socket(name: &str, config: &impl Serialize) -> DynamicMo
         transport_socket_name: name.to_owned(),
         transport_socket_config: Some(as_struct(config)),
         ..Default::default()
+    }
+}
+
+/// A health checker of the module.
+pub(super) fn health_checker(name: &str, config: &impl Serialize) -> DynamicModuleHealthCheck {
+    DynamicModuleHealthCheck {
+        dynamic_module_config: Some(module()),
+        health_checker_name: name.to_owned(),
+        health_checker_config: Some(as_struct(config)),
     }
 }
 

@@ -1,0 +1,52 @@
+//! Health checks on the network thread: each is a connection that is reset as soon as it is open.
+
+use super::{Driver, Owner, egress};
+use crate::greeting::Outcome;
+use crate::health::{Check, SessionId, Wanted};
+use nexodus_netstack::{CloseReason, FlowId, Instant};
+use std::collections::HashMap;
+
+/// The checks under way: at most one for each endpoint.
+pub(super) type Checks = HashMap<SessionId, FlowId>;
+
+impl Driver {
+    /// Starts and gives up checks as Envoy asks for it.
+    pub(super) fn serve_checks(&mut self, now: Instant) {
+        for (session, wanted) in self.network.health.wanted.take() {
+            if let Some(id) = self.checks.remove(&session) {
+                self.owners.remove(&id);
+                self.stack.abort(now, id);
+            }
+            if let Wanted::Check(check) = wanted {
+                self.start_check(now, check);
+            }
+        }
+    }
+
+    fn start_check(&mut self, now: Instant, check: Check) {
+        match self.stack.connect(now, check.destination) {
+            Ok(id) => {
+                self.checks.insert(check.session, id);
+                self.owners.insert(id, Owner::Check(check));
+            }
+            Err(error) => self.end_check(check, egress::outcome(error)),
+        }
+    }
+
+    pub(super) fn check_connected(&mut self, now: Instant, id: FlowId) {
+        if let Some(Owner::Check(check)) = self.owners.remove(&id) {
+            // As a TCP check everywhere: a server that accepted sees a reset, and no port of ours is in TIME_WAIT.
+            self.stack.abort(now, id);
+            self.end_check(check, Outcome::Connected);
+        }
+    }
+
+    pub(super) fn check_closed(&mut self, check: Check, reason: CloseReason) {
+        self.end_check(check, egress::not_connected(reason));
+    }
+
+    pub(super) fn end_check(&mut self, check: Check, outcome: Outcome) {
+        self.checks.remove(&check.session);
+        check.end(&self.network, outcome);
+    }
+}

@@ -1,0 +1,239 @@
+//! `nexodus.health`: the health checker of clusters whose endpoints are in the overlay. A check opens a TCP connection to
+//! the destination in the metadata `nexodus.destination` and resets it once it is open: nothing of it is left, here or there.
+//!
+//! Envoy's own TCP checker cannot do that. It runs on the main thread, where internal listeners do not exist.
+//!
+//! Envoy keeps the time and asks on its main thread; the network thread connects and answers. Between the two stands, for
+//! each endpoint, what is wanted of it now ([`Wanted`]), so there is at most one check of each at a time.
+
+use crate::greeting::Outcome;
+use crate::network::{self, Network};
+use envoy_config::HealthConfig;
+use envoy_proxy_dynamic_modules_rust_sdk::health_checker::*;
+use envoy_proxy_dynamic_modules_rust_sdk::{envoy_log_error, envoy_log_info};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Tells the endpoints of a process apart.
+pub(crate) type SessionId = u64;
+
+/// What the network thread should do about an endpoint.
+pub(crate) enum Wanted {
+    /// Try it.
+    Check(Check),
+    /// Stop trying: Envoy waits no longer, or the endpoint is gone.
+    Nothing,
+}
+
+/// One check under way. Dropped without a result, it fails when Envoy's time for it is over.
+pub(crate) struct Check {
+    pub(crate) session: SessionId,
+    pub(crate) destination: SocketAddr,
+    /// What the endpoint was before.
+    standing: HostHealth,
+    reporter: Reporter,
+}
+
+impl Check {
+    pub(crate) fn end(self, network: &Network, outcome: Outcome) {
+        network.health.found(&network.name, self.session, outcome);
+        self.reporter.report(match outcome {
+            Outcome::Connected => HostHealth::Healthy,
+            // A limit of this node says nothing about the destination.
+            Outcome::Overloaded => self.standing,
+            _ => HostHealth::Unhealthy,
+        });
+    }
+}
+
+/// The health checks of a network, as Envoy's main thread and the network thread share them.
+#[derive(Default)]
+pub(crate) struct HealthBoard {
+    pub(crate) wanted: Latest<Wanted>,
+    results: Results,
+}
+
+impl HealthBoard {
+    /// Checks that ended, and those of them that found no destination that answers.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.results.done.load(Ordering::Relaxed), self.results.failed.load(Ordering::Relaxed))
+    }
+
+    /// A row for each endpoint.
+    pub(crate) fn to_json(&self) -> Vec<Value> {
+        self.results.to_json()
+    }
+
+    /// Records a result. A change is worth a line in the log.
+    fn found(&self, network: &str, session: SessionId, outcome: Outcome) {
+        if let Some(destination) = self.results.found(session, outcome) {
+            let found = if outcome == Outcome::Connected { "it answers" } else { outcome.reason() };
+            envoy_log_info!("network {}: health check of {}: {}", network, destination, found);
+        }
+    }
+}
+
+/// For each endpoint what was said last, until it is taken: never more entries than endpoints.
+pub(crate) struct Latest<T>(Mutex<BTreeMap<SessionId, T>>);
+
+impl<T> Default for Latest<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> Latest<T> {
+    pub(crate) fn set(&self, session: SessionId, what: T) {
+        network::lock(&self.0).insert(session, what);
+    }
+
+    pub(crate) fn take(&self) -> BTreeMap<SessionId, T> {
+        std::mem::take(&mut *network::lock(&self.0))
+    }
+}
+
+/// What the checks have found.
+#[derive(Default)]
+struct Results {
+    rows: Mutex<BTreeMap<SessionId, Row>>,
+    done: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// An endpoint on the status page.
+struct Row {
+    destination: String,
+    last: Option<Outcome>,
+}
+
+impl Results {
+    fn show(&self, session: SessionId, destination: &str) {
+        let mut rows = network::lock(&self.rows);
+        let row = rows.entry(session).or_insert_with(|| Row { destination: String::new(), last: None });
+        if row.destination != destination {
+            *row = Row { destination: destination.to_owned(), last: None };
+        }
+    }
+
+    fn remove(&self, session: SessionId) {
+        network::lock(&self.rows).remove(&session);
+    }
+
+    /// The destination, when the result is another one than the last.
+    fn found(&self, session: SessionId, outcome: Outcome) -> Option<String> {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        self.failed.fetch_add(u64::from(outcome != Outcome::Connected), Ordering::Relaxed);
+        let mut rows = network::lock(&self.rows);
+        let row = rows.get_mut(&session)?;
+        (row.last.replace(outcome) != Some(outcome)).then(|| row.destination.clone())
+    }
+
+    fn to_json(&self) -> Vec<Value> {
+        let shown = |row: &Row| json!({"destination": row.destination, "last": row.last.map(Outcome::label)});
+        network::lock(&self.rows).values().map(shown).collect()
+    }
+}
+
+pub(crate) struct HealthChecker {
+    network: String,
+}
+
+impl HealthChecker {
+    /// Only parses: a static cluster is made before the networks are.
+    pub(crate) fn new(config: &[u8]) -> Result<Self, envoy_config::ConfigError> {
+        Ok(Self { network: HealthConfig::from_json(config)?.network })
+    }
+}
+
+impl HealthCheckerConfig for HealthChecker {
+    fn new_session(&self, _host: &HealthCheckHost) -> Box<dyn HealthCheckerSession> {
+        Box::new(Session { id: network::unique(), name: self.network.clone(), network: None })
+    }
+}
+
+/// The checks of one endpoint.
+struct Session {
+    id: SessionId,
+    name: String,
+    /// Known since the first check.
+    network: Option<Arc<Network>>,
+}
+
+impl HealthCheckerSession for Session {
+    fn on_interval(&mut self, host: &HealthCheckHost, reporter: Reporter) {
+        if self.network.is_none() {
+            self.network = Network::find(&self.name)
+                .inspect_err(|error| envoy_log_error!("nexodus.health: {}", error))
+                .ok();
+        }
+        let Some(network) = &self.network else {
+            reporter.report(HostHealth::Unhealthy);
+            return;
+        };
+        let Some(destination) = destination(host) else {
+            network.health.results.show(self.id, "?");
+            network.health.found(&network.name, self.id, Outcome::BadDestination);
+            reporter.report(HostHealth::Unhealthy);
+            return;
+        };
+        network.health.results.show(self.id, &destination.to_string());
+        network.check(Check { session: self.id, destination, standing: host.health(), reporter });
+    }
+
+    fn on_timeout(&mut self) {
+        if let Some(network) = &self.network {
+            network.end_check(self.id);
+            network.health.found(&network.name, self.id, Outcome::TimedOut);
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(network) = &self.network {
+            network.end_check(self.id);
+            network.health.results.remove(self.id);
+        }
+    }
+}
+
+fn destination(host: &HealthCheckHost) -> Option<SocketAddr> {
+    let text = host.metadata_string("nexodus", "destination")?;
+    std::str::from_utf8(text.as_slice()).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_of_an_endpoint_takes_the_place_of_what_was() {
+        let wanted = Latest::default();
+        for number in 0..1000 {
+            wanted.set(number % 3, number);
+        }
+        assert_eq!(wanted.take(), BTreeMap::from([(0, 999), (1, 997), (2, 998)]));
+        assert!(wanted.take().is_empty());
+    }
+
+    #[test]
+    fn an_endpoint_shows_its_last_result_and_none_of_another_destination() {
+        let results = Results::default();
+        results.show(1, "100.64.0.2:80");
+        assert_eq!(results.to_json(), [json!({"destination": "100.64.0.2:80", "last": null})]);
+        assert_eq!(results.found(1, Outcome::Connected).as_deref(), Some("100.64.0.2:80"));
+        assert_eq!(results.found(1, Outcome::Connected), None);
+        assert_eq!(results.found(1, Outcome::Refused).as_deref(), Some("100.64.0.2:80"));
+        results.show(1, "100.64.0.2:80");
+        assert_eq!(results.to_json(), [json!({"destination": "100.64.0.2:80", "last": "refused"})]);
+        results.show(1, "100.64.0.3:80");
+        assert_eq!(results.to_json(), [json!({"destination": "100.64.0.3:80", "last": null})]);
+        results.remove(1);
+        assert_eq!(results.found(1, Outcome::Refused), None);
+        assert!(results.to_json().is_empty());
+        assert_eq!((results.done.into_inner(), results.failed.into_inner()), (4, 2));
+    }
+}
