@@ -1,6 +1,7 @@
 //! The bounds of a configuration, and the bounds a configuration sets.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -25,6 +26,8 @@ pub const MAX_SOCKET_PATH_BYTES: usize = 107;
 const MAX_FLOWS: usize = 1 << 20;
 const MIN_BUFFER_BYTES: usize = 1 << 20;
 const MAX_BUFFER_BYTES: usize = 1 << 40;
+const MIN_UDP_IDLE_MS: usize = 100;
+const MAX_UDP_IDLE_MS: usize = 3_600_000;
 
 /// What a network may use at most. A flow that would pass a limit is refused and counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,18 +38,31 @@ pub struct Limits {
     /// Bytes in all TCP buffers together, from 1 MiB to 1 TiB.
     #[serde(deserialize_with = "large_number")]
     pub buffer_bytes: usize,
+    /// UDP flows at one time, of both directions together, from 1 to 1,048,576.
+    pub max_udp_flows: usize,
+    /// A UDP flow ends when no datagram went either way for this time: milliseconds, from 100 to 3,600,000. As
+    /// `udp_proxy`'s `idle_timeout` should be.
+    pub udp_idle_ms: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_flows: 65_536, buffer_bytes: 1 << 30 }
+        Self { max_flows: 65_536, buffer_bytes: 1 << 30, max_udp_flows: 16_384, udp_idle_ms: 60_000 }
     }
 }
 
 impl Limits {
     pub(crate) fn check(&self) -> Result<(), (&'static str, Problem)> {
         range("max_flows", self.max_flows, 1, MAX_FLOWS)?;
-        range("buffer_bytes", self.buffer_bytes, MIN_BUFFER_BYTES, MAX_BUFFER_BYTES)
+        range("buffer_bytes", self.buffer_bytes, MIN_BUFFER_BYTES, MAX_BUFFER_BYTES)?;
+        range("max_udp_flows", self.max_udp_flows, 1, MAX_FLOWS)?;
+        range("udp_idle_ms", self.udp_idle_ms, MIN_UDP_IDLE_MS, MAX_UDP_IDLE_MS)
+    }
+
+    /// `udp_idle_ms` as a duration.
+    #[must_use]
+    pub const fn udp_idle(&self) -> Duration {
+        Duration::from_millis(self.udp_idle_ms as u64)
     }
 }
 

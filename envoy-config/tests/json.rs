@@ -53,7 +53,7 @@ fn the_full_tunnel_configuration_is_read_and_written_alike() {
             "allowed_ips": ["100.64.0.2/32", "fd00::2/128"],
             "persistent_keepalive": 25,
         }],
-        "limits": {"max_flows": 100, "buffer_bytes": 1_073_741_824},
+        "limits": {"max_flows": 100, "buffer_bytes": 1_073_741_824, "max_udp_flows": 50, "udp_idle_ms": 2_000},
     }]});
     let config = tunnel(&json).unwrap();
     assert_eq!(config.networks[0].peers[0].endpoint, Some("[2001:db8::1]:51820".parse().unwrap()));
@@ -64,7 +64,7 @@ fn the_full_tunnel_configuration_is_read_and_written_alike() {
 fn what_may_be_left_out_has_a_default() {
     let config = tunnel(&json!({"networks": [{"wg_config_file": "/etc/nexodus/wg0.conf"}]})).unwrap();
     assert_eq!(config.networks, [NetworkConfig::from_wg_quick("default", "/etc/nexodus/wg0.conf")]);
-    assert_eq!(config.networks[0].limits, Limits { max_flows: 65_536, buffer_bytes: 1 << 30 });
+    assert_eq!(config.networks[0].limits, Limits::default());
 
     let config = EgressConfig::from_json(b"").unwrap();
     assert_eq!(config, EgressConfig { network: "default".to_owned(), peers: None, udp_relays: Vec::new() });
@@ -134,6 +134,14 @@ fn each_rule_of_a_network() {
         ),
         (json!({"private_key_file": ""}), "networks[0].private_key_file: \"\" is not the path of a file"),
         (json!({"limits": {"max_flows": 0}}), "networks[0].limits.max_flows: is 0, give 1 to 1048576"),
+        (
+            json!({"limits": {"max_udp_flows": 0}}),
+            "networks[0].limits.max_udp_flows: is 0, give 1 to 1048576",
+        ),
+        (
+            json!({"limits": {"udp_idle_ms": 99}}),
+            "networks[0].limits.udp_idle_ms: is 99, give 100 to 3600000",
+        ),
         (
             json!({"limits": {"buffer_bytes": 1000}}),
             "networks[0].limits.buffer_bytes: is 1000, give 1048576 to",

@@ -12,6 +12,7 @@
 
 mod admin;
 mod client;
+mod datagrams;
 mod envoy;
 mod identity;
 mod log;
@@ -28,6 +29,7 @@ mod wg_peer;
 
 pub use admin::Admin;
 pub use client::{CLIENT_LIMIT, connect, http_get, is_reset, read_end, reset};
+pub use datagrams::{MAX_DATAGRAM, UdpClient, UdpServer};
 pub use envoy::{Envoy, validate};
 pub use identity::Identity;
 pub use log::{Severity, access_log, complaints};

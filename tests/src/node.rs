@@ -263,6 +263,18 @@ impl<'a> Node<'a> {
         Admin::new(self.runtime_directory().join("admin.sock"))
     }
 
+    /// One of the module's own numbers (`/nexodus/status`), at most a second old while anything happens.
+    ///
+    /// # Panics
+    /// When Envoy does not answer, or the module has no such number.
+    #[track_caller]
+    pub fn number(&self, name: &str) -> u64 {
+        let page = self.admin().get("/nexodus/status").expect("Envoy's admin interface answers");
+        let status: Value = serde_json::from_str(&page).expect("JSON");
+        let number = status["networks"][0]["numbers"][name].as_u64();
+        number.unwrap_or_else(|| panic!("no number {name} in {page}"))
+    }
+
     /// The process id of its Envoy, if it has one now.
     pub fn envoy_id(&self) -> Option<u32> {
         children(self.process.as_ref()?.id()).find(|(_, name)| name == "envoy").map(|(id, _)| id)

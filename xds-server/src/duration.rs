@@ -5,6 +5,9 @@ use std::time::Duration;
 /// The longest that is taken.
 pub(crate) const MAX: Duration = Duration::from_secs(3600);
 
+/// The shortest idle time that is taken: the module's limit.
+const MIN_IDLE: Duration = Duration::from_millis(100);
+
 const FORM: &str = "write it like 10s, 500ms or 2m";
 
 /// A number with `ms`, `s`, `m` or nothing (seconds) after it; at most [`MAX`].
@@ -23,6 +26,15 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let number: u64 = number.parse().map_err(|_| FORM.to_owned())?;
     let duration = Duration::from_millis(number.saturating_mul(milliseconds));
     if duration > MAX { Err("at most an hour".to_owned()) } else { Ok(duration) }
+}
+
+/// An idle time: [`parse`], but not less than a tenth of a second.
+///
+/// # Errors
+/// As [`parse`].
+pub(crate) fn parse_idle(text: &str) -> Result<Duration, String> {
+    let duration = parse(text)?;
+    if duration < MIN_IDLE { Err("at least 100ms".to_owned()) } else { Ok(duration) }
 }
 
 /// The shortest text that [`parse`] reads as this duration, in seconds or milliseconds.
@@ -46,6 +58,12 @@ mod tests {
         for wrong in ["", "s", "-1s", "1.5s", "61m", "99999999999999999999s", "18446744073709551615m"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_idle_time_is_not_too_short() {
+        assert_eq!(parse_idle("100ms"), Ok(MIN_IDLE));
+        assert_eq!(parse_idle("99ms"), Err("at least 100ms".to_owned()));
     }
 
     #[test]

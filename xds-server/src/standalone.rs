@@ -76,6 +76,11 @@ struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::parse)]
     connect_timeout: Duration,
 
+    /// A UDP flow ends after this time without a datagram in either direction; `limits.udp_idle_ms` of the network should be
+    /// the same
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration::parse_idle)]
+    udp_idle_timeout: Duration,
+
     /// Where Envoy writes one line for each connection: `stdout`, `stderr`, `off`, or a file
     #[arg(long, value_name = "WHERE", default_value = "stdout", value_parser = access_log)]
     access_log: AccessLog,
@@ -181,6 +186,7 @@ fn settings(arguments: &Arguments) -> io::Result<Settings> {
         network: arguments.network.clone(),
         runtime_dir: std::path::absolute(&arguments.runtime_dir)?,
         connect_timeout: arguments.connect_timeout,
+        udp_idle_timeout: arguments.udp_idle_timeout,
         access_log,
         peers: None,
         ipv6: !arguments.ipv4_only && host_has_ipv6(),

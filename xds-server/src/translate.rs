@@ -50,6 +50,9 @@ pub struct Settings {
     pub runtime_dir: PathBuf,
     /// How long Envoy waits for one attempt to reach one destination, unless its rule says otherwise; not zero.
     pub connect_timeout: Duration,
+    /// A UDP flow ends after this time without a datagram in either direction; not zero. The module has its own, which should
+    /// be the same (`limits.udp_idle_ms` of the network).
+    pub udp_idle_timeout: Duration,
     /// Where Envoy writes one line for each connection.
     pub access_log: AccessLog,
     /// The peers of the network; none means those that its bootstrap configuration gives.
@@ -64,6 +67,7 @@ impl Default for Settings {
             network: envoy_config::DEFAULT_NETWORK.to_owned(),
             runtime_dir: PathBuf::from("/run/nexd"),
             connect_timeout: Duration::from_secs(5),
+            udp_idle_timeout: envoy_config::Limits::default().udp_idle(),
             access_log: AccessLog::Stdout,
             peers: None,
             ipv6: true,
@@ -109,6 +113,9 @@ pub enum AccessLog {
 pub fn translate(rules: &RuleSet, settings: &Settings) -> Result<Snapshot, TranslateError> {
     if settings.connect_timeout.is_zero() {
         return Err(TranslateError::ConnectTimeout);
+    }
+    if settings.udp_idle_timeout.is_zero() {
+        return Err(TranslateError::UdpIdleTimeout);
     }
     let mut resources = Vec::new();
     let mut add = |kind, name: &str, body: Any| resources.push((ResourceName::new(kind, name), body));
@@ -163,6 +170,9 @@ pub enum TranslateError {
     /// Envoy takes only a positive one.
     #[error("the connect timeout must be more than 0")]
     ConnectTimeout,
+    /// Envoy takes only a positive one.
+    #[error("the UDP idle timeout must be more than 0")]
+    UdpIdleTimeout,
     /// A path is not UTF-8, which protobuf strings have to be.
     #[error("not a UTF-8 path: {}", .0.display())]
     Path(PathBuf),

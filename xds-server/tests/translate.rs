@@ -39,6 +39,7 @@ fn cases() -> Vec<(&'static str, RuleSet, Settings)> {
         network: "office".to_owned(),
         runtime_dir: PathBuf::from("/tmp/run"),
         connect_timeout: Duration::from_millis(1500),
+        udp_idle_timeout: Duration::from_millis(2500),
         access_log: AccessLog::File(PathBuf::from("/tmp/access.log")),
         peers: Some(
             serde_json::from_str(
@@ -49,7 +50,11 @@ fn cases() -> Vec<(&'static str, RuleSet, Settings)> {
         ),
         ipv6: false,
     };
-    let one_of_each = rule_set(&[("egress", "tcp:80:100.64.0.2:80"), ("ingress", "tcp:80:127.0.0.1:80")]);
+    let one_of_each = rule_set(&[
+        ("egress", "tcp:80:100.64.0.2:80"),
+        ("ingress", "tcp:80:127.0.0.1:80"),
+        ("egress", "udp:53:100.64.0.2:53"),
+    ]);
     vec![
         ("no_rules", RuleSet::new(), settings()),
         ("every_kind", every_kind, settings()),

@@ -85,6 +85,8 @@ pub(crate) fn start(
             limits: Limits {
                 max_flows: config.limits.max_flows,
                 buffer_bytes: config.limits.buffer_bytes,
+                max_udp_flows: config.limits.max_udp_flows,
+                udp_idle: config.limits.udp_idle(),
                 ..Limits::default()
             },
             seed: clock::seed(),

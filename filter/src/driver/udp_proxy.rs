@@ -56,7 +56,7 @@ struct Loopback {
     /// `None`: a relay.
     flow: Option<UdpFlowId>,
     address: SocketAddr,
-    /// Of a relay: the overlay destination.
+    /// Of a relay: the overlay destination. Of a flow: the listener's address.
     destination: SocketAddr,
 }
 
@@ -175,6 +175,7 @@ impl Driver {
                 self.udp.open(SocketAddr::new(any, 0), self.poll.registry()).and_then(|key| {
                     let loopback = self.udp.sockets.get_mut(key).ok_or(ErrorKind::NotFound)?;
                     loopback.flow = Some(flow);
+                    loopback.destination = listener;
                     loopback.socket.connect(listener)?;
                     Ok((key, loopback.address))
                 })
@@ -233,6 +234,11 @@ impl Driver {
             match loopback.socket.recv_from(&mut buffer) {
                 Ok((length, client)) => {
                     let flow = match loopback.flow {
+                        // What came between the socket's opening and its connecting can be anybody's.
+                        Some(_) if client != loopback.destination => {
+                            self.network.count_foreign_datagram();
+                            continue;
+                        }
                         Some(flow) => Some(flow),
                         None => self.udp_flow(now, key, client),
                     };

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, Parser, ValueEnum, builder::RangedU64ValueParser};
 
 use crate::{duration, translate::AccessLog};
 
@@ -92,6 +92,14 @@ pub struct Arguments {
     /// How long one attempt to reach a destination may take
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::parse)]
     pub connect_timeout: Duration,
+
+    /// A UDP flow ends after this time without a datagram in either direction
+    #[arg(long, value_name = "TIME", env = "NEXD_UDP_IDLE_TIMEOUT", default_value = "60s", value_parser = duration::parse_idle)]
+    pub udp_idle_timeout: Duration,
+
+    /// UDP flows at one time; a datagram that would make one more is dropped and counted
+    #[arg(long, value_name = "N", default_value = "16384", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 20))]
+    pub max_udp_flows: usize,
 
     /// One line for each connection: `stdout`, `stderr`, `off`, or a file
     #[arg(long, value_name = "WHERE", default_value = "stdout", value_parser = access_log)]

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use envoy_config::{DEFAULT_NETWORK, NetworkConfig, TunnelConfig};
+use envoy_config::{DEFAULT_NETWORK, Limits, NetworkConfig, TunnelConfig};
 
 use super::{
     cli::{Arguments, EnvoyLogLevel},
@@ -66,6 +66,11 @@ impl Plan {
         let wg_config = absolute(arguments.wg_config.ok_or(StartError::NoWgConfig)?)?;
         let mut network = NetworkConfig::from_wg_quick(DEFAULT_NETWORK, wg_config);
         network.listen_port = arguments.listen_port;
+        network.limits = Limits {
+            max_udp_flows: arguments.max_udp_flows,
+            udp_idle_ms: usize::try_from(arguments.udp_idle_timeout.as_millis()).unwrap_or(usize::MAX),
+            ..Limits::default()
+        };
         // The keys are needed by the module only; here they are checked and forgotten.
         let loaded = network.load()?;
         let addresses: Vec<IpAddr> = loaded.addresses.iter().map(|net| net.addr()).collect();
@@ -85,6 +90,7 @@ impl Plan {
             network: loaded.name.clone(),
             runtime_dir,
             connect_timeout: arguments.connect_timeout,
+            udp_idle_timeout: arguments.udp_idle_timeout,
             access_log,
             ipv6: host_has_ipv6(),
             ..Settings::default()

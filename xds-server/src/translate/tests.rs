@@ -146,6 +146,8 @@ fn what_the_module_would_refuse_is_refused_here() {
     assert!(not_utf8.starts_with("not a UTF-8 path: /run/"), "{not_utf8}");
     let no_time = error(Settings { connect_timeout: Duration::ZERO, ..Settings::default() });
     assert_eq!(no_time, "the connect timeout must be more than 0");
+    let no_idle_time = error(Settings { udp_idle_timeout: Duration::ZERO, ..Settings::default() });
+    assert_eq!(no_idle_time, "the UDP idle timeout must be more than 0");
     let network = error(Settings { network: "a b".to_owned(), ..Settings::default() });
     assert!(network.starts_with("tunnel/a b: network"), "{network}");
 }

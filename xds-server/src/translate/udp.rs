@@ -16,8 +16,9 @@ use envoy_types::{
         envoy::{
             config::{
                 core::v3::{
-                    Address, SocketAddress, UdpSocketConfig, address,
+                    Address, SocketAddress, SocketOption, UdpSocketConfig, address,
                     socket_address::{PortSpecifier, Protocol as SocketProtocol},
+                    socket_option::{SocketState, Value},
                 },
                 listener::v3::{Listener, ListenerFilter, UdpListenerConfig, listener_filter::ConfigType},
             },
@@ -39,9 +40,6 @@ use envoy_types::{
 
 use super::{Settings, TranslateError, duration, listener::local_address, module};
 use crate::rules::{Direction, Protocol, Rule, RuleKey, RuleSet};
-
-/// A flow ends after this time without a datagram in either direction; upstream's number, and Envoy's.
-const IDLE: Duration = Duration::from_secs(60);
 
 /// Ports of the loopback addresses: below those that the kernel gives out by itself.
 const PORTS: std::ops::Range<u16> = 16_384..32_768;
@@ -126,9 +124,17 @@ impl Loopback {
             }
             _ => udp(local_address(key, settings)),
         };
-        listener_filters
-            .push(listener_filter("envoy.filters.udp_listener.udp_proxy", pack_any(udp_proxy(&name))));
+        listener_filters.push(listener_filter(
+            "envoy.filters.udp_listener.udp_proxy",
+            pack_any(udp_proxy(&name, settings.udp_idle_timeout)),
+        ));
+        let is_v6 = match (key.direction, key.bind) {
+            (Direction::Ingress, _) => false,
+            (Direction::Egress, Some(address)) => address.is_ipv6(),
+            (Direction::Egress, None) => settings.ipv6,
+        };
         Ok(Listener {
+            socket_options: may_be_fragmented(is_v6),
             stat_prefix: name.clone(),
             name,
             address: Some(address),
@@ -144,14 +150,33 @@ impl Loopback {
     }
 }
 
-fn udp_proxy(name: &str) -> UdpProxyConfig {
+fn udp_proxy(name: &str, idle_timeout: Duration) -> UdpProxyConfig {
     UdpProxyConfig {
         stat_prefix: name.to_owned(),
         route_specifier: Some(RouteSpecifier::Matcher(always(name))),
-        idle_timeout: Some(duration(IDLE)),
+        idle_timeout: Some(duration(idle_timeout)),
         upstream_socket_config: Some(large_datagrams()),
         ..Default::default()
     }
+}
+
+/// Envoy forbids the fragmentation of what its UDP listeners send (`IP_PMTUDISC_DO`), which QUIC wants: an answer that is
+/// larger than the MTU of the way to its client would be lost. This is the kernel's own default again.
+fn may_be_fragmented(is_v6: bool) -> Vec<SocketOption> {
+    // Linux's numbers: IPPROTO_IP and IP_MTU_DISCOVER, IPPROTO_IPV6 and IPV6_MTU_DISCOVER, IP_PMTUDISC_WANT.
+    const OPTIONS: [(i64, i64); 2] = [(0, 10), (41, 23)];
+    const WANT: i64 = 1;
+    // A socket for IPv6 carries IPv4 too.
+    let options = if is_v6 { &OPTIONS[..] } else { &OPTIONS[..1] };
+    let option = |&(level, name): &(i64, i64)| SocketOption {
+        description: "allow fragmentation".to_owned(),
+        level,
+        name,
+        state: SocketState::StateBound as i32,
+        value: Some(Value::IntValue(WANT)),
+        ..Default::default()
+    };
+    options.iter().map(option).collect()
 }
 
 /// `udp_proxy` chooses its cluster by a matcher.

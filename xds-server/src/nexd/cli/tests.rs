@@ -55,6 +55,9 @@ fn wrong_usage() {
         &["nexd", "proxy", "--listen-port", "65536"],
         &["nexd", "proxy", "--envoy-log-level", "loud"],
         &["nexd", "proxy", "--concurrency", "0"],
+        &["nexd", "proxy", "--udp-idle-timeout", "99ms"],
+        &["nexd", "proxy", "--max-udp-flows", "0"],
+        &["nexd", "proxy", "--max-udp-flows", "1048577"],
     ] {
         assert_eq!(parse(arguments).unwrap_err().exit_code(), 2, "{arguments:?}");
     }

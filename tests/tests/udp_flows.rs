@@ -1,0 +1,240 @@
+//! How UDP flows begin and end, and what does not become one.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::thread::sleep;
+use std::time::Duration;
+
+use e2e::{
+    Identity, Namespace, Node, NodeBuilder, Products, UdpClient, UdpServer, WgPeer, eventually, free_port,
+    free_ports, namespaces, need, products, within,
+};
+
+/// A shortened idle timeout, and gaps below and above it.
+const IDLE: &str = "--udp-idle-timeout=2s";
+const SHORT_GAP: Duration = Duration::from_millis(1200);
+const LONG_GAP: Duration = Duration::from_millis(3200);
+
+/// Two nodes that know each other, the first with an ingress rule for UDP port 53, the second with an egress rule to it.
+struct Pair {
+    ingress: Node<'static>,
+    egress: Node<'static>,
+    port: u16,
+}
+
+impl Pair {
+    fn to(products: &Products, server: SocketAddr, [of_ingress, of_egress]: [&[&str]; 2]) -> Pair {
+        let [one, two] = Identity::several();
+        let port = free_port();
+        let ingress = Node::with(products, &one).peer(&two).ingress(format!("udp:53:{server}"));
+        let egress = Node::with(products, &two).peer(&one).egress(format!("udp:{port}:{}:53", one.v4));
+        let (mut ingress, mut egress) =
+            (with_flags(ingress, of_ingress).build(), with_flags(egress, of_egress).build());
+        ingress.launch();
+        egress.start();
+        ingress.wait_ready();
+        Pair { ingress, egress, port }
+    }
+
+    fn client(&self) -> UdpClient {
+        UdpClient::of((Ipv4Addr::LOCALHOST, self.port))
+    }
+}
+
+fn with_flags<'a>(node: NodeBuilder<'a>, flags: &[&str]) -> NodeBuilder<'a> {
+    flags.iter().fold(node, |node, flag| node.flag(*flag))
+}
+
+/// Sends now and then until the number is reached: the page shows the network thread's last turn.
+#[track_caller]
+fn reaches(node: &Node<'_>, name: &str, expected: u64, mut stir: impl FnMut()) {
+    within(Duration::from_secs(10), &format!("{name} to be {expected}"), || {
+        stir();
+        (node.number(name) >= expected).then_some(())
+    });
+}
+
+#[test]
+fn a_flow_lives_through_gaps_and_ends_by_the_idle_timeout() {
+    let products = need!(products());
+    let server = UdpServer::mirror();
+    let pair = Pair::to(&products, server.address(), [&[IDLE], &[IDLE]]);
+    let client = pair.client();
+    let first = client.ask_text(b"?").expect("an answer");
+    for _ in 0..3 {
+        sleep(SHORT_GAP);
+        assert_eq!(client.ask_text(b"?").expect("an answer"), first, "a new flow after {SHORT_GAP:?}");
+    }
+    // The other direction counts too: only the server speaks for longer than the timeout.
+    let envoy: SocketAddr = first.parse().expect("an address");
+    for _ in 0..3 {
+        sleep(SHORT_GAP);
+        server.send_to(b"are you there", envoy);
+        assert_eq!(client.receive().expect("a datagram"), b"are you there");
+    }
+    assert_eq!(client.ask_text(b"?").expect("an answer"), first, "a new flow although the server spoke");
+    for node in [&pair.ingress, &pair.egress] {
+        assert_eq!(node.number("udp_idle"), 0);
+    }
+
+    sleep(LONG_GAP);
+    assert_ne!(client.ask_text(b"?").expect("an answer"), first, "the same flow after {LONG_GAP:?}");
+    for node in [&pair.ingress, &pair.egress] {
+        reaches(node, "udp_idle", 1, || drop(client.ask(b"?")));
+        reaches(node, "udp_flows", 1, || drop(client.ask(b"?")));
+    }
+}
+
+#[test]
+fn past_the_bound_new_flows_are_refused_and_counted_and_old_ones_live() {
+    let products = need!(products());
+    let (bound, free) = (["--udp-idle-timeout=3s", "--max-udp-flows=3"], ["--udp-idle-timeout=3s"]);
+    for (side, flags) in [("ingress", [&bound[..], &free]), ("egress", [&free, &bound])] {
+        let server = UdpServer::echo("");
+        let pair = Pair::to(&products, server.address(), flags);
+        let node = if side == "ingress" { &pair.ingress } else { &pair.egress };
+        let clients: Vec<_> = (0..5).map(|_| pair.client().patience(Duration::from_millis(400))).collect();
+        let served = |client: &UdpClient| client.ask(b"x").is_ok();
+        let first: Vec<bool> = clients.iter().map(served).collect();
+        assert_eq!(first, [true, true, true, false, false], "{side}");
+        assert_eq!(clients.iter().map(served).collect::<Vec<_>>(), first, "{side}: who was in is out");
+        reaches(node, "refused_too_many_udp_flows", 4, || drop(clients[0].ask(b"x")));
+        assert_eq!(node.number("udp_flows"), 3, "{side}");
+        // Room comes back with the end of the others.
+        eventually("room for a new flow", || served(&clients[4]));
+    }
+}
+
+#[test]
+fn a_closed_port_ends_the_flow_and_its_client_gets_through_when_it_opens() {
+    let products = need!(products());
+    let server = UdpServer::echo("there");
+    let [one, two] = Identity::several();
+    let port = free_port();
+    let mut ingress = Node::with(&products, &one).peer(&two).build();
+    ingress.launch();
+    let egress = Node::with(&products, &two).peer(&one).egress(format!("udp:{port}:[{}]:53", one.v6)).start();
+    ingress.wait_ready();
+    let client = UdpClient::of((Ipv4Addr::LOCALHOST, port)).patience(Duration::from_millis(200));
+    // ICMP ends the flow; each of the client's datagrams begins another one.
+    reaches(&egress, "udp_unreachable", 2, || drop(client.ask(b"?")));
+    reaches(&ingress, "unreachable_sent", 2, || drop(client.ask(b"?")));
+    eventually("no flow to be left", || {
+        let _ = client.ask(b"?");
+        egress.number("udp_flows") == 0
+    });
+    ingress.nexctl_ok(&["proxy", "add", "--ingress", &format!("udp:53:{}", server.address())]);
+    within(Duration::from_secs(10), "the server", || {
+        client.ask_text(b"").ok().filter(|answer| answer == "there")
+    });
+}
+
+#[test]
+fn a_dead_local_destination_is_reached_by_its_old_client_when_it_comes_back() {
+    let products = need!(products());
+    let address = UdpServer::echo("").address();
+    let pair = Pair::to(&products, address, [&[], &[]]);
+    let client = pair.client().patience(Duration::from_millis(200));
+    for _ in 0..5 {
+        client.ask(b"?").expect_err("nobody is there");
+    }
+    let _server = UdpServer::echo_on(UdpSocket::bind(address).expect("its port again"), "back");
+    within(Duration::from_secs(10), "the server", || {
+        client.ask_text(b"").ok().filter(|answer| answer == "back")
+    });
+}
+
+#[test]
+fn a_foreign_process_gets_nothing_through_the_ingress_listener_on_loopback() {
+    let products = need!(products());
+    let server = UdpServer::echo("private ");
+    let identity = Identity::new(1);
+    let node = Node::with(&products, &identity).ingress(format!("udp:53:{}", server.address())).start();
+    let listeners = node.admin().get("/listeners").expect("Envoy answers");
+    let listener: SocketAddr = listeners
+        .lines()
+        .find_map(|line| line.strip_prefix("ingress/udp/53::"))
+        .expect("the listener's address")
+        .parse()
+        .expect("an address");
+    assert!(listener.ip().is_loopback(), "{listener} can be reached by other hosts");
+    let stranger = UdpClient::of(listener).patience(Duration::from_millis(300));
+    stranger.ask(b"let me in").expect_err("a stranger got an answer");
+    // The numbers are those of the network thread's last turn: have it take one.
+    eventually("the count of foreign datagrams", || {
+        stranger.send(b"still not").expect("a datagram on its way");
+        node.admin().stat("dynamicmodulescustom.nexodus.default.udp_foreign") > 0
+    });
+}
+
+#[test]
+fn a_foreign_process_reaches_through_an_egress_relay_what_the_listener_reaches_and_no_more() {
+    let products = need!(products());
+    let server = UdpServer::echo("public ");
+    let identity = Identity::new(1);
+    let port = free_port();
+    let rule = format!("udp:{port}:{}:53", identity.v4);
+    let node = Node::with(&products, &identity)
+        .ingress(format!("udp:53:{}", server.address()))
+        .ingress(format!("udp:54:{}", server.address()))
+        .egress(rule.clone())
+        .start();
+    let clusters = node.admin().get("/clusters").expect("Envoy answers");
+    let relays: Vec<SocketAddr> = clusters
+        .lines()
+        .filter_map(|line| line.strip_prefix(&format!("egress/udp/{port}::"))?.split_once("::cx_active"))
+        .map(|(address, _)| address.parse().expect("an address"))
+        .collect();
+    let [relay] = relays[..] else { panic!("not one endpoint for one destination: {clusters}") };
+    assert!(relay.ip().is_loopback(), "{relay} can be reached by other hosts");
+    let ask = |to: SocketAddr| UdpClient::of(to).ask_text(b"hello").expect("an answer");
+    // Whatever it sends goes to the one destination of the rule; nothing in a datagram chooses another.
+    assert_eq!(ask(relay), ask((Ipv4Addr::LOCALHOST, port).into()));
+    // With the rule the relay goes too.
+    node.nexctl_ok(&["proxy", "remove", "--egress", &rule]);
+    let stranger = UdpClient::of(relay).patience(Duration::from_millis(200));
+    eventually("the relay to be closed", || {
+        stranger.ask(b"?").is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
+}
+
+#[test]
+fn flows_to_the_kernel_behind_wireguard_go_keep_their_port_and_hear_its_icmp() {
+    let products = need!(products());
+    need!(namespaces());
+    let (near, far) = Namespace::pair();
+    let [own, peer] = Identity::several();
+    let (own, peer) = (own.at(Namespace::NEAR), peer.at(Namespace::FAR));
+    let _peer = WgPeer::start(&far, &peer, &[&own]);
+    let _mirror = UdpServer::mirror_on(far.run(|| UdpSocket::bind(("::", 4242))).expect("a port"));
+    let [port, closed_v4, closed_v6] = free_ports();
+    let node = Node::with(&products, &own)
+        .peer(&peer)
+        .within(&near)
+        .flag(IDLE)
+        .egress(format!("udp:{port}:{}:4242", peer.v4))
+        .egress(format!("udp:{closed_v4}:{}:4243", peer.v4))
+        .egress(format!("udp:{closed_v6}:[{}]:4243", peer.v6))
+        .start();
+    let client = |port| near.run(|| UdpClient::of((Ipv4Addr::LOCALHOST, port)));
+
+    // What the server sees is the overlay's source address and port.
+    let gaps = client(port);
+    let first = gaps.ask_text(b"?").expect("an answer");
+    assert!(first.contains(&own.v4.to_string()), "the source is {first}");
+    sleep(SHORT_GAP);
+    assert_eq!(gaps.ask_text(b"?").expect("an answer"), first, "a new flow after {SHORT_GAP:?}");
+    sleep(LONG_GAP);
+    assert_ne!(gaps.ask_text(b"?").expect("an answer"), first, "the same flow after {LONG_GAP:?}");
+
+    for (closed, to) in [(closed_v4, IpAddr::from(peer.v4)), (closed_v6, peer.v6.into())] {
+        let client = client(closed).patience(Duration::from_millis(200));
+        let before = node.number("udp_unreachable");
+        reaches(&node, "udp_unreachable", before + 1, || drop(client.ask(b"?")));
+        let late = UdpServer::echo_on(far.run(|| UdpSocket::bind((to, 4243))).expect("a port"), "late");
+        within(Duration::from_secs(10), "the server", || {
+            client.ask_text(b"").ok().filter(|answer| answer == "late")
+        });
+        drop(late);
+    }
+}
