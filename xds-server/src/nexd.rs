@@ -18,6 +18,7 @@ pub mod paths;
 pub mod plan;
 pub mod ports;
 pub mod recovery;
+mod reload;
 pub mod runtime_dir;
 pub mod service;
 pub mod supervisor;

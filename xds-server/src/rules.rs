@@ -5,6 +5,7 @@
 //! `net.SplitHostPort` accept and say, because scripts and people know them. One text differs: upstream says
 //! `out of range 0-65535` while it refuses port 0; here it says `out of range 1-65535`. Options are ours.
 
+pub mod file;
 mod go;
 mod options;
 mod set;
@@ -141,17 +142,21 @@ impl FromStr for Rule {
         }
         let protocol = protocol.parse()?;
         let port = parse_port(port)?;
-        let bad_destination =
-            |reason: String| RuleError::Destination { text: destination.to_owned(), reason };
-        let (host, destination_port) = go::split_host_port(destination)
-            .map_err(|reason| bad_destination(format!("address {destination}: {reason}")))?;
-        if host.is_empty() {
-            return Err(bad_destination("host cannot be empty".to_owned()));
-        }
-        let destination_port = parse_port(destination_port)?;
+        let (host, destination_port) = parse_destination(destination)?;
         let options = options.map(RuleOptions::parse).transpose()?.unwrap_or_default();
-        Ok(Self { protocol, port, host: host.to_owned(), destination_port, options })
+        Ok(Self { protocol, port, host, destination_port, options })
     }
+}
+
+/// The host and the port of `host:port` and `[host]:port`.
+fn parse_destination(text: &str) -> Result<(String, u16), RuleError> {
+    let bad_destination = |reason: String| RuleError::Destination { text: text.to_owned(), reason };
+    let (host, port) =
+        go::split_host_port(text).map_err(|reason| bad_destination(format!("address {text}: {reason}")))?;
+    if host.is_empty() {
+        return Err(bad_destination("host cannot be empty".to_owned()));
+    }
+    Ok((host.to_owned(), parse_port(port)?))
 }
 
 fn parse_port(text: &str) -> Result<u16, RuleError> {

@@ -13,7 +13,8 @@ use std::{
 use clap::{Args, CommandFactory as _, Parser};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -24,6 +25,7 @@ use crate::{
     duration,
     nexd::cli::access_log,
     rules::{Direction, RuleSet, Source},
+    rules_file::{Reading, RulesFile, RulesFileError},
     translate::{AccessLog, Settings, TranslateError, host_has_ipv6, translate},
 };
 
@@ -47,7 +49,7 @@ Environment: XDS_SERVER_LOG (a filter such as `debug`).
 Exit codes:
   0  ended by SIGTERM or SIGINT           4  the socket or address cannot be used
   1  internal error                       5  the socket or address is in use
-  2  usage, or a bad rule";
+  2  usage, a bad rule or rules file";
 
 /// Serves proxy rules to an Envoy with the nexodus module, over the aggregated discovery service (ADS).
 #[derive(Parser, Debug)]
@@ -63,6 +65,10 @@ struct Arguments {
     /// Forward connections to a port of Envoy's host to a destination in the overlay
     #[arg(long, value_name = "RULE")]
     egress: Vec<String>,
+
+    /// Rules in a YAML file, besides those of the flags; it is read again when it changes, and at SIGHUP
+    #[arg(long, value_name = "FILE", env = "NEXD_RULES")]
+    rules: Option<PathBuf>,
 
     /// The network of Envoy's bootstrap that carries the rules
     #[arg(long, value_name = "NAME", default_value = envoy_config::DEFAULT_NETWORK)]
@@ -107,6 +113,8 @@ enum Error {
     #[error("--{direction} {text}: {reason}")]
     Rule { direction: Direction, text: String, reason: String },
     #[error(transparent)]
+    RulesFile(#[from] RulesFileError),
+    #[error(transparent)]
     Translate(#[from] TranslateError),
     #[error("--ads-socket: {0}")]
     Socket(#[from] BindError),
@@ -121,7 +129,7 @@ enum Error {
 impl Error {
     fn code(&self) -> u8 {
         match self {
-            Self::Rule { .. } | Self::Translate(_) => 2,
+            Self::Rule { .. } | Self::RulesFile(_) | Self::Translate(_) => 2,
             Self::Socket(BindError::Live { .. }) => 5,
             Self::Listen { error, .. } if error.kind() == io::ErrorKind::AddrInUse => 5,
             Self::Socket(_) | Self::Listen { .. } => 4,
@@ -147,12 +155,20 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), Error> {
-    let rules = rules(&arguments.egress, &arguments.ingress)?;
-    let snapshot = translate(&rules, &settings(&arguments)?)?;
+    let mut rules = rules(&arguments.egress, &arguments.ingress)?;
+    let mut file = None;
+    if let Some(path) = &arguments.rules {
+        let (opened, in_file) = RulesFile::open(path)?;
+        rules = rules.with_file(&in_file).map_err(|error| RulesFileError::content(path, error))?;
+        file = Some(opened);
+    }
+    let settings = settings(&arguments)?;
+    let snapshot = translate(&rules, &settings)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before anything is there that has to go.
         let ended = ended()?;
+        let file = file.map(|file| signal(SignalKind::hangup()).map(|hangup| (file, hangup))).transpose()?;
         let (listener, address, _socket_file) =
             match (&arguments.address.ads_socket, arguments.address.ads_listen) {
                 (Some(path), _) => {
@@ -170,10 +186,37 @@ fn run(arguments: Arguments) -> Result<(), Error> {
         show(&rules, &address)?;
         let ads = Ads::new();
         ads.publish(snapshot);
+        if let Some((file, hangup)) = file {
+            tokio::spawn(follow(file, hangup, rules, settings, ads.clone()));
+        }
         ads.serve(listener, ended).await?;
         tracing::info!("ended as asked");
         Ok(())
     })
+}
+
+/// Serves what the file says, whenever that changes. What is wrong changes nothing.
+async fn follow(file: RulesFile, hangup: Signal, mut rules: RuleSet, settings: Settings, ads: Ads) {
+    let path = file.path().to_owned();
+    let (sender, mut readings) = mpsc::channel(1);
+    let take_over = |rules: &RuleSet, reading: Reading| -> Result<_, Error> {
+        let rules = rules.with_file(&reading?).map_err(|error| RulesFileError::content(&path, error))?;
+        let snapshot = translate(&rules, &settings)?;
+        Ok((rules, snapshot))
+    };
+    let serve = async {
+        while let Some(reading) = readings.recv().await {
+            match take_over(&rules, reading) {
+                Ok((new, snapshot)) => {
+                    rules = new;
+                    ads.publish(snapshot);
+                    tracing::info!("rules file {}: serving {} rules", path.display(), rules.len());
+                }
+                Err(error) => tracing::warn!("{error}; the rules from before still apply"),
+            }
+        }
+    };
+    tokio::join!(file.watch(hangup, sender), serve);
 }
 
 fn settings(arguments: &Arguments) -> io::Result<Settings> {

@@ -75,7 +75,14 @@ impl Place {
 
 fn bare_nexd() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nexd"));
-    for name in ["NEXD_WG_CONFIG", "NEXD_STATE_DIR", "NEXD_RUNTIME_DIR", "NEXD_LISTEN_PORT", "ENVOY_BIN"] {
+    for name in [
+        "NEXD_WG_CONFIG",
+        "NEXD_STATE_DIR",
+        "NEXD_RUNTIME_DIR",
+        "NEXD_LISTEN_PORT",
+        "NEXD_RULES",
+        "ENVOY_BIN",
+    ] {
         command.env_remove(name);
     }
     command
@@ -307,4 +314,40 @@ fn help_shows_flags_examples_and_exit_codes() {
         assert!(help.out.contains(word), "{word}:\n{}", help.out);
     }
     assert!(!help.out.contains("--reg-key"));
+}
+
+#[test]
+fn the_rules_of_a_file_are_checked_and_shown() {
+    let place = Place::new();
+    place.write("rules.yaml", "ingress:\n- {protocol: tcp, port: 1, destination: 'h:1', weight: 2}\n", 0o644);
+    let file = place.path("rules.yaml");
+    let check = |more: &[&str]| {
+        place.nexd(&[&["proxy", "--check", "--rules", file.to_str().unwrap()], more].concat())
+    };
+    let outcome = check(&["--ingress", "tcp:2:h:2"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.error);
+    assert_eq!(outcome.out, "--ingress tcp:2:h:2\n--ingress tcp:1:h:1,weight=2\n");
+    let named = format!("rules file {}", file.display());
+    refused(&check(&["--ingress", "tcp:1:h:1"]), 2, &[&named, "line 2, column 3", "given as a flag too"]);
+
+    place.write("rules.yaml", "ingress:\n- tcp:1:h:1\n- tcp:0:h:1\n", 0o644);
+    refused(&check(&[]), 2, &[&named, "line 3, column 3: invalid port (0)"]);
+    // Not only --check.
+    refused(&place.nexd(&["--rules", file.to_str().unwrap(), "proxy"]), 2, &[&named, "line 3"]);
+    fs::remove_file(&file).unwrap();
+    refused(&check(&[]), 2, &[&named, "No such file"]);
+}
+
+#[test]
+fn the_examples_of_rules_are_good() {
+    let place = Place::new();
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/rules");
+    let files = fs::read_dir(examples).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "yaml")).collect();
+    assert!(!files.is_empty());
+    for file in files {
+        let outcome = place.nexd(&["proxy", "--check", "--rules", file.to_str().unwrap()]);
+        assert_eq!(outcome.code, Some(0), "{}: {}", file.display(), outcome.error);
+        assert!(outcome.out.lines().count() >= 3, "{}", outcome.out);
+    }
 }

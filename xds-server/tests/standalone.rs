@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xds-server"));
-    command.args(arguments).stdin(Stdio::null()).env_remove("XDS_SERVER_LOG");
+    command.args(arguments).stdin(Stdio::null()).env_remove("XDS_SERVER_LOG").env_remove("NEXD_RULES");
     command
 }
 

@@ -50,7 +50,7 @@ impl ActivationError {
 pub struct Target {
     names: Vec<ResourceName>,
     listener: Vec<String>,
-    no_listener: Option<String>,
+    no_listener: Vec<String>,
 }
 
 impl Target {
@@ -65,7 +65,7 @@ impl Target {
                 .resources(ResourceType::Listener)
                 .map(|listener| listener.name().to_owned())
                 .collect(),
-            no_listener: None,
+            no_listener: Vec::new(),
         }
     }
 
@@ -73,8 +73,19 @@ impl Target {
     #[must_use]
     pub fn key(key: RuleKey, present: bool) -> Self {
         let name = key.to_string();
-        let (listener, no_listener) = if present { (vec![name], None) } else { (Vec::new(), Some(name)) };
+        let (listener, no_listener) =
+            if present { (vec![name], Vec::new()) } else { (Vec::new(), vec![name]) };
         Self { names: resource_names(key), listener, no_listener }
+    }
+
+    /// No rules of these keys.
+    #[must_use]
+    pub fn without(keys: &[RuleKey]) -> Self {
+        Self {
+            names: keys.iter().copied().flat_map(resource_names).collect(),
+            listener: Vec::new(),
+            no_listener: keys.iter().map(ToString::to_string).collect(),
+        }
     }
 }
 

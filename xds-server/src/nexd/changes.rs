@@ -21,6 +21,7 @@ use super::{
 use crate::{
     ads::Ads,
     rules::{Direction, Rule, RuleKey, RuleSet, RuleSetError, Source},
+    rules_file::Reading,
     snapshot::Snapshot,
     state::{StateError, StateFile, StoredRules},
     translate::{Settings, TranslateError, translate},
@@ -30,7 +31,7 @@ use crate::{
 const ACTIVATION_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long Envoy may take to undo one; after that it is undone when Envoy comes round.
-const UNDO_LIMIT: Duration = Duration::from_secs(3);
+pub(super) const UNDO_LIMIT: Duration = Duration::from_secs(3);
 
 /// How often rules that could not be made active are tried again.
 const RETRY: Duration = Duration::from_secs(10);
@@ -106,6 +107,8 @@ pub struct Changes {
     pub view: watch::Sender<View>,
     /// Counts the Envoys that were started after the first.
     pub restarts: watch::Receiver<u64>,
+    /// What the rules file says, whenever that changes; closed when there is none.
+    pub readings: mpsc::Receiver<Reading>,
 }
 
 impl Changes {
@@ -124,6 +127,7 @@ impl Changes {
                     // What was refused a moment ago is refused now.
                     retry.reset();
                 }
+                Some(reading) = self.readings.recv() => self.reload(reading).await,
                 _ = retry.tick(), if self.is_incomplete() => self.retry().await,
             }
         }
@@ -191,9 +195,15 @@ impl Changes {
                 text += "Envoy has not closed it yet; see `nexctl nexd status`\n";
             }
         }
-        if source == Some(Source::Flag) {
-            text += "It was given as a flag: it comes back when nexd starts with that flag again\n";
-        }
+        text += match source {
+            Some(Source::Flag) => {
+                "It was given as a flag: it comes back when nexd starts with that flag again\n"
+            }
+            Some(Source::File) => {
+                "It stands in the rules file: it comes back when that file changes, and when nexd starts again\n"
+            }
+            Some(Source::Stored) | None => "",
+        };
         Ok(text)
     }
 

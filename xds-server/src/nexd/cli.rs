@@ -23,6 +23,8 @@ Examples:
       Of four connections to port 8080, three go to 100.64.0.2.
   nexd --wg-config wg0.conf proxy --check --egress tcp:8080:100.64.0.2:80
       Checks everything, starts nothing.
+  nexd --wg-config wg0.conf proxy --rules rules.yaml
+      Has the rules of a file, whatever they become. In it are lists of rules behind `egress:` and `ingress:`.
   nexctl nexd proxy add --ingress tcp:80:127.0.0.1:8080
       Adds a rule to the running node. Rules added so survive restarts.
 
@@ -32,7 +34,7 @@ version: upstream's nexctl talks only to a nexd of its own version), and those n
 Exit codes:
   0  ended as asked                       5  port in use, or not permitted
   1  internal error                       6  Envoy not found, or of the wrong version
-  2  usage, or a bad rule                 7  module not found
+  2  usage, a bad rule or rules file      7  module not found
   3  WireGuard configuration or key       8  Envoy does not start
   4  state, runtime directory or socket   9  another nexd has the directory or socket";
 
@@ -51,6 +53,10 @@ pub struct Arguments {
     /// Forward connections to a port of this host to a destination in the overlay
     #[arg(long, value_name = "RULE")]
     pub egress: Vec<String>,
+
+    /// Rules in a YAML file, besides those of the flags; it is read again when it changes, and at SIGHUP
+    #[arg(long, value_name = "FILE", env = "NEXD_RULES")]
+    pub rules: Option<PathBuf>,
 
     /// Check key, configuration and rules, print the rules in canonical form, start nothing
     #[arg(long)]

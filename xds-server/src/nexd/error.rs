@@ -6,8 +6,8 @@ use envoy_config::LoadError;
 
 use super::{activation::ActivationError, envoy::EnvoyError, ports::PortError, runtime_dir::RuntimeDirError};
 use crate::{
-    ads::ServeError, control::socket::BindError, rules::Direction, state::StateError,
-    translate::TranslateError,
+    ads::ServeError, control::socket::BindError, rules::Direction, rules_file::RulesFileError,
+    state::StateError, translate::TranslateError,
 };
 
 /// The exit codes besides 0; `nexd --help` lists them.
@@ -15,7 +15,7 @@ use crate::{
 pub enum Exit {
     /// Something that should not happen.
     Internal = 1,
-    /// Flags, or a rule in a flag. clap uses the same.
+    /// Flags, a rule in a flag, or the rules file. clap uses the same.
     Usage = 2,
     /// The WireGuard configuration, or the key.
     WireGuard = 3,
@@ -71,6 +71,9 @@ pub enum StartError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The rules file, or a rule in it.
+    #[error("{0}")]
+    RulesFile(#[from] RulesFileError),
     /// The rules cannot become a configuration of Envoy.
     #[error("{0}")]
     Translate(#[from] TranslateError),
@@ -119,7 +122,7 @@ impl StartError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::ControlPlane { .. } | Self::NoWgConfig | Self::NoHome { .. } => Exit::Usage,
-            Self::Rule { .. } | Self::Translate(_) => Exit::Usage,
+            Self::Rule { .. } | Self::RulesFile(_) | Self::Translate(_) => Exit::Usage,
             Self::WireGuard(_) => Exit::WireGuard,
             Self::State(StateError::InUse { .. }) => Exit::AlreadyRunning,
             Self::RuntimeDir(RuntimeDirError::InUse { .. }) => Exit::AlreadyRunning,

@@ -1,6 +1,6 @@
 //! A running node, from its directories to its end.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashSet, io, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -15,7 +15,8 @@ use super::{
     error::StartError,
     plan::Plan,
     ports::{PortError, probe, probe_wireguard},
-    recovery::Waiting,
+    recovery::{self, Waiting},
+    reload,
     runtime_dir::RuntimeDir,
     service::Service,
     supervisor::Supervisor,
@@ -25,7 +26,7 @@ use crate::{
     ads::Ads,
     control::{server, socket},
     nexd::{activation::Target, admin::Admin},
-    rules::{Direction, RuleKey, RuleSet, RuleSetError, Source},
+    rules::{Direction, Entry, RuleKey, RuleSet, RuleSetError, Source},
     state::{StateFile, StoredRules},
     translate::translate,
 };
@@ -48,6 +49,8 @@ pub async fn run(plan: Plan) -> Result<(), StartError> {
     }
     let open_files = raise_open_files();
     make_parent(&plan.socket).map_err(StartError::io(format!("socket {}", plan.socket.display())))?;
+    let hangup = plan.rules_file.is_some().then(|| signal(SignalKind::hangup()));
+    let hangup = hangup.transpose().map_err(StartError::io("signals"))?;
     let (control_listener, control_file) = socket::bind(&plan.socket).await?;
     let (file, stored) = StateFile::open(&plan.state_dir)?;
     let directory = RuntimeDir::open(&plan.settings.runtime_dir)?;
@@ -78,7 +81,12 @@ pub async fn run(plan: Plan) -> Result<(), StartError> {
         .write_bootstrap(format!("{:#}\n", bootstrap.to_json()).as_bytes())
         .map_err(StartError::io(directory.bootstrap().display().to_string()))?;
 
-    let (view, _) = watch::channel(View { addresses: plan.addresses.clone(), ..View::default() });
+    let (view, _) = watch::channel(View {
+        addresses: plan.addresses.clone(),
+        rules_file: plan.rules_file.as_ref().map(|file| reload::view(file.path(), &plan.rules)),
+        ..View::default()
+    });
+    let (readings_in, readings) = mpsc::channel(1);
     let (changes_in, changes_out) = mpsc::channel(WAITING_CHANGES);
     let (restarts, restarted) = watch::channel(0);
     let admin = Admin::new(directory.admin_socket());
@@ -93,6 +101,7 @@ pub async fn run(plan: Plan) -> Result<(), StartError> {
         admin: admin.clone(),
         view: view.clone(),
         restarts: restarted,
+        readings,
     };
     changes.publish(snapshot);
     changes.show();
@@ -117,6 +126,9 @@ pub async fn run(plan: Plan) -> Result<(), StartError> {
         outcome = supervisor.run(target, || {
             // Changes are made from the moment on at which the node works.
             background.spawn(changes.run(changes_out));
+            if let (Some(file), Some(hangup)) = (plan.rules_file, hangup) {
+                background.spawn(file.watch(hangup, readings_in));
+            }
         }) => outcome,
         ended = &mut ads_server => match ended {
             Ok(Err(error)) => Err(error.into()),
@@ -138,7 +150,7 @@ fn version() -> String {
     compatible.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned())
 }
 
-/// The rules of the flags, which must all work, and the stored ones that do.
+/// The rules of the flags, which must all work, and those of the file and the stored ones that do.
 fn merge(
     plan: &Plan,
     stored: &StoredRules,
@@ -151,10 +163,16 @@ fn merge(
         Ok(())
     };
     let mut rules = plan.rules.clone();
-    for (key, _) in rules.by_key() {
-        probe(key)?;
-    }
     let mut waiting = Vec::new();
+    let flags: HashSet<_> =
+        rules.iter().filter(|entry| entry.source == Source::Flag).map(Entry::key).collect();
+    for key in rules.keys() {
+        match probe(key) {
+            Ok(()) => {}
+            Err(error) if flags.contains(&key) => return Err(error.into()),
+            Err(error) => waiting.extend(recovery::set_aside(&mut rules, key, &error.to_string())),
+        }
+    }
     for (direction, rule) in stored.iter() {
         let (direction, rule) = (*direction, rule.clone());
         let key = RuleKey::of(direction, &rule);

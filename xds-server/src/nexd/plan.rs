@@ -13,14 +13,17 @@ use super::{
 use crate::{
     argv::split_values,
     rules::{Direction, RuleSet, Source},
+    rules_file::{RulesFile, RulesFileError},
     translate::{AccessLog, Settings, host_has_ipv6, translate},
 };
 
 /// A checked command line.
 #[derive(Debug)]
 pub struct Plan {
-    /// The rules given by flags.
+    /// The rules given by flags, and those of the rules file.
     pub rules: RuleSet,
+    /// The rules file, when named.
+    pub rules_file: Option<RulesFile>,
     /// The tunnel, as the module gets it.
     pub tunnel: TunnelConfig,
     /// This node's overlay addresses.
@@ -75,6 +78,16 @@ impl Plan {
         let loaded = network.load()?;
         let addresses: Vec<IpAddr> = loaded.addresses.iter().map(|net| net.addr()).collect();
         let rules = rules(addresses.clone(), &arguments.egress, &arguments.ingress)?;
+        let (rules, rules_file) = match arguments.rules {
+            Some(path) => {
+                let path = absolute(path)?;
+                let (file, in_file) = RulesFile::open(&path)?;
+                let rules =
+                    rules.with_file(&in_file).map_err(|error| RulesFileError::content(&path, error))?;
+                (rules, Some(file))
+            }
+            None => (rules, None),
+        };
 
         let state_dir = absolute(required(arguments.state_dir.or(environment.state_dir()), "--state-dir")?)?;
         let socket = absolute(required(arguments.unix_socket.or(environment.socket()), "--unix-socket")?)?;
@@ -98,6 +111,7 @@ impl Plan {
         translate(&rules, &settings)?;
         Ok(Self {
             rules,
+            rules_file,
             tunnel: TunnelConfig { networks: vec![network] },
             addresses,
             listen_port: loaded.listen_port,

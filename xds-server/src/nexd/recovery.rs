@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     ads::ApplyError,
-    rules::{Direction, Entry, Rule, RuleKey, Source},
+    rules::{Direction, Entry, Rule, RuleKey, RuleSet, Source},
     translate::translate,
 };
 
@@ -70,35 +70,46 @@ impl Changes {
 
     /// Brings an Envoy that was started again to everything that can be active.
     pub(super) async fn recover(&mut self) {
+        match self.settle(START_LIMIT).await {
+            Ok(()) => tracing::info!("Envoy is back"),
+            Err(detail) => tracing::warn!("Envoy is back, but not as it should be: {detail}"),
+        }
+    }
+
+    /// Waits until Envoy has all that it should have, without what it rejects, and shows how that ends; every restart of
+    /// Envoy meanwhile gives it the whole time again.
+    ///
+    /// # Errors
+    /// Why it has not.
+    pub(super) async fn settle(&mut self, limit: Duration) -> Result<(), String> {
         loop {
             let target = Target::all(&self.view.borrow().published);
             let mut restarts = self.restarts.clone();
             let outcome = tokio::select! {
-                outcome = self.reached(&target, START_LIMIT) => outcome,
-                // It ended again, and the next one is here.
+                outcome = self.reached(&target, limit) => outcome,
+                // It ended, and the next one is here.
                 Ok(()) = restarts.changed() => {
                     self.restarts.mark_unchanged();
                     continue;
                 }
             };
-            let phase = match outcome {
-                Ok(()) => {
-                    tracing::info!("Envoy is back");
-                    Phase::Running
-                }
+            let outcome = match outcome {
+                Ok(()) => Ok(()),
                 Err(ActivationError::Apply(error @ ApplyError::Nacked { .. })) => {
                     if self.set_aside(&error) {
                         continue;
                     }
-                    Phase::Degraded(error.to_string())
+                    Err(error.to_string())
                 }
-                Err(error) => Phase::Degraded(error.to_string()),
+                Err(error) => Err(error.to_string()),
             };
-            if let Phase::Degraded(detail) = &phase {
-                tracing::warn!("Envoy is back, but not as it should be: {detail}");
-            }
-            self.view.send_modify(|view| view.phase = phase);
-            return;
+            self.view.send_modify(|view| match (&view.phase, &outcome) {
+                // Who ends it, or starts it again, knows more.
+                (Phase::Stopping, _) | (Phase::Restarting(_), Err(_)) => {}
+                (_, Ok(())) => view.phase = Phase::Running,
+                (_, Err(detail)) => view.phase = Phase::Degraded(detail.clone()),
+            });
+            return outcome;
         }
     }
 
@@ -106,26 +117,30 @@ impl Changes {
     fn set_aside(&mut self, error: &ApplyError) -> bool {
         let ApplyError::Nacked { resource, .. } = error else { return false };
         // "listener egress/tcp/80"
-        let is_rejected = |key: RuleKey| resource.split(' ').next_back() == Some(&key.to_string());
-        let rejected: Vec<_> = self.rules.iter().filter(|entry| is_rejected(entry.key())).cloned().collect();
-        for Entry { direction, rule, source } in &rejected {
-            tracing::warn!("{direction} proxy rule {rule} is not active: {error}");
-            // It was found there.
-            let _ = self.rules.remove(*direction, rule);
-            let waiting = Waiting {
-                direction: *direction,
-                rule: rule.clone(),
-                source: *source,
-                reason: error.to_string(),
-            };
-            self.waiting.push(waiting);
-        }
+        let is_rejected = |key: &RuleKey| resource.split(' ').next_back() == Some(&key.to_string());
+        let Some(key) = self.rules.keys().into_iter().find(is_rejected) else { return false };
+        self.waiting.extend(set_aside(&mut self.rules, key, &error.to_string()));
         match translate(&self.rules, &self.settings) {
             Ok(snapshot) => self.publish(snapshot),
             // More of them could be.
             Err(error) => tracing::error!("{error}"),
         }
         self.show();
-        !rejected.is_empty()
+        true
     }
+}
+
+/// Takes the rules of a key out of those that Envoy should have.
+pub(super) fn set_aside(rules: &mut RuleSet, key: RuleKey, reason: &str) -> Vec<Waiting> {
+    let mut waiting = Vec::new();
+    rules.retain(|Entry { direction, rule, source }| {
+        let goes = RuleKey::of(*direction, rule) == key;
+        if goes {
+            tracing::warn!("{direction} proxy rule {rule} is not active: {reason}");
+            let (direction, rule, reason) = (*direction, rule.clone(), reason.to_owned());
+            waiting.push(Waiting { direction, rule, source: *source, reason });
+        }
+        !goes
+    });
+    waiting
 }

@@ -1,6 +1,10 @@
 //! What a node shows of itself.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{
+    fmt::{self, Write as _},
+    net::IpAddr,
+    path::PathBuf,
+};
 
 use crate::{ads::Nack, rules::RuleSet, snapshot::Snapshot};
 
@@ -31,8 +35,33 @@ pub struct View {
     pub rules: Vec<String>,
     /// Rules that should be active and are not, and why.
     pub inactive: Vec<String>,
+    /// What became of the rules file, when there is one.
+    pub rules_file: Option<RulesFileView>,
     /// What Envoy should have.
     pub published: Snapshot,
+}
+
+/// The rules file. Displays as a line of the status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RulesFileView {
+    /// The file.
+    pub path: PathBuf,
+    /// How many rules it had when it was last read without a problem.
+    pub rules: usize,
+    /// When that was.
+    pub read: String,
+    /// What is wrong with it now: place, reason, remedy.
+    pub problem: Option<String>,
+}
+
+impl fmt::Display for RulesFileView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, rules, read, problem } = self;
+        match problem {
+            None => write!(f, "rules file {}: {rules} rules, read {read}", path.display()),
+            Some(problem) => write!(f, "{problem}; the {rules} rules read {read} still apply"),
+        }
+    }
 }
 
 impl View {
@@ -59,6 +88,9 @@ impl View {
         }
         if let Some(nack) = nack {
             let _ = writeln!(text, "Envoy rejected {}: {}", nack.resource, nack.detail);
+        }
+        if let Some(file) = &self.rules_file {
+            let _ = writeln!(text, "{file}");
         }
         for rule in &self.inactive {
             let _ = writeln!(text, "Not active: {rule}");
@@ -104,10 +136,22 @@ mod tests {
         assert_eq!(view.status(None), "Status: Running\n");
         view.phase = Phase::Restarting("Envoy ended".to_owned());
         view.inactive = vec!["--egress tcp:80:10.0.0.1:80: in use".to_owned()];
+        view.rules_file = Some(RulesFileView {
+            path: PathBuf::from("/r.yaml"),
+            rules: 2,
+            read: "2026-01-01T00:00:00Z".to_owned(),
+            problem: None,
+        });
         let nack = Nack { resource: "listener a".to_owned(), detail: "no".to_owned() };
         assert_eq!(
             view.status(Some(&nack)),
-            "Status: Starting\nEnvoy ended\nEnvoy rejected listener a: no\nNot active: --egress tcp:80:10.0.0.1:80: in use\n"
+            "Status: Starting\nEnvoy ended\nEnvoy rejected listener a: no\nrules file /r.yaml: 2 rules, read 2026-01-01T00:00:00Z\nNot active: --egress tcp:80:10.0.0.1:80: in use\n"
+        );
+        let file = view.rules_file.as_mut().unwrap();
+        file.problem = Some("rules file /r.yaml: line 1, column 2: no".to_owned());
+        assert_eq!(
+            file.to_string(),
+            "rules file /r.yaml: line 1, column 2: no; the 2 rules read 2026-01-01T00:00:00Z still apply"
         );
     }
 

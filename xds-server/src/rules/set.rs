@@ -1,6 +1,11 @@
 //! The rules of one node.
 
-use std::{collections::HashMap, fmt, net::IpAddr, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    net::IpAddr,
+    time::Duration,
+};
 
 use super::{Direction, Protocol, Rule, RuleKey};
 use crate::duration;
@@ -16,6 +21,8 @@ pub const MAX_HOST_BYTES: usize = 255;
 pub enum Source {
     /// A command line flag: not persisted, comes back with the flag.
     Flag,
+    /// The rules file: not persisted, comes back with the file.
+    File,
     /// Added at run time: persisted.
     Stored,
 }
@@ -110,6 +117,17 @@ impl RuleSet {
         Ok(self.entries.remove(position).source)
     }
 
+    /// Where a rule of the set comes from; none for one that is not in it.
+    #[must_use]
+    pub fn source(&self, direction: Direction, rule: &Rule) -> Option<Source> {
+        self.position(direction, rule).map(|position| self.entries[position].source)
+    }
+
+    /// Removes all rules but these.
+    pub fn retain(&mut self, keep: impl FnMut(&Entry) -> bool) {
+        self.entries.retain(keep);
+    }
+
     /// All rules in the order in which they were added.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Entry> {
         self.entries.iter()
@@ -129,6 +147,12 @@ impl RuleSet {
             groups[position].1.push(&entry.rule);
         }
         groups
+    }
+
+    /// The keys of the rules, each once, in no order.
+    #[must_use]
+    pub fn keys(&self) -> HashSet<RuleKey> {
+        self.entries.iter().map(Entry::key).collect()
     }
 
     /// How many rules there are.

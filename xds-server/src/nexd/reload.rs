@@ -1,0 +1,151 @@
+//! The rules file while the node runs: what it says now takes the place of what it said before, and nothing else changes.
+
+use std::{path::Path, time::Duration};
+
+use tracing_subscriber::fmt::{
+    format::Writer,
+    time::{FormatTime as _, SystemTime},
+};
+
+use super::{
+    activation::Target,
+    changes::{Changes, UNDO_LIMIT},
+    ports::probe,
+    recovery::set_aside,
+    view::{Phase, RulesFileView},
+};
+use crate::{
+    rules::{Direction, RuleKey, RuleSet, Source, file::FileRule},
+    rules_file::{Reading, RulesFileError},
+    translate::translate,
+};
+
+/// How long Envoy may take to make the rules of a file active.
+const RELOAD_LIMIT: Duration = Duration::from_secs(10);
+
+/// A file that was read without a problem just now, of which these rules are.
+pub(super) fn view(path: &Path, rules: &RuleSet) -> RulesFileView {
+    RulesFileView { path: path.to_owned(), rules: count(rules), read: now(), problem: None }
+}
+
+impl Changes {
+    /// Takes over what the rules file says. What is wrong with the file as a whole changes nothing and is shown.
+    pub(super) async fn reload(&mut self, reading: Reading) {
+        let outcome = match reading {
+            Ok(rules) => self.take_over(&rules).await,
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(problem) = &outcome {
+            self.view.send_modify(|view| {
+                if let Some(file) = &mut view.rules_file {
+                    file.problem = Some(problem.clone());
+                    tracing::warn!("{file}");
+                }
+            });
+        }
+    }
+
+    async fn take_over(&mut self, in_file: &[FileRule]) -> Result<(), String> {
+        let Some(path) = self.view.borrow().rules_file.as_ref().map(|file| file.path.clone()) else {
+            return Ok(());
+        };
+        let refused = |error| RulesFileError::content(&path, error).to_string();
+        let mut wanted = self.rules.with_file(in_file).map_err(refused)?;
+        // A stored rule that stood in the file too, or did not get along with it, is there without it.
+        for (direction, rule) in self.stored.iter() {
+            if !self.waiting.iter().any(|waiting| waiting.is(*direction, rule)) {
+                // Refused is what it was before.
+                let _ = wanted.add(*direction, rule.clone(), Source::Stored);
+            }
+        }
+        translate(&wanted, &self.settings)
+            .map_err(|error| format!("rules file {}: {error}", path.display()))?;
+
+        let now = view(&path, &wanted);
+        tracing::info!("{now}");
+        self.view.send_modify(|view| view.rules_file = Some(now));
+        self.waiting.retain(|waiting| waiting.source != Source::File);
+        self.change_to(wanted).await;
+        self.show();
+        Ok(())
+    }
+
+    /// Makes these rules the active ones, but for those that cannot be: they wait.
+    async fn change_to(&mut self, wanted: RuleSet) {
+        let (had, has) = (self.rules.keys(), wanted.keys());
+        let gone: Vec<RuleKey> = had.difference(&has).copied().collect();
+        if !gone.is_empty() {
+            // Before others, which may be on the same port with another address.
+            let mut rest = wanted.clone();
+            rest.retain(|entry| had.contains(&entry.key()));
+            self.publish_rules(rest);
+            if self.has_envoy()
+                && let Err(error) = self.reached(&Target::without(&gone), UNDO_LIMIT).await
+            {
+                tracing::warn!("removing rules that the rules file has no more: {error}");
+            }
+        }
+        let unchanged = self.rules.iter().eq(wanted.iter());
+        let mut active = wanted;
+        for key in has.difference(&had) {
+            if let Err(reason) = self.probe(*key) {
+                self.waiting.extend(set_aside(&mut active, *key, &reason));
+            }
+        }
+        if unchanged {
+            return;
+        }
+        self.publish_rules(active);
+        if self.has_envoy()
+            && let Err(error) = self.settle(RELOAD_LIMIT).await
+        {
+            tracing::warn!("the rules of the rules file are not all active: {error}");
+        }
+    }
+
+    fn publish_rules(&mut self, rules: RuleSet) {
+        match translate(&rules, &self.settings) {
+            Ok(snapshot) => {
+                self.rules = rules;
+                self.publish(snapshot);
+                self.show();
+            }
+            // More of them could be.
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    fn has_envoy(&self) -> bool {
+        !matches!(self.view.borrow().phase, Phase::Restarting(_) | Phase::Stopping)
+    }
+
+    fn probe(&self, key: RuleKey) -> Result<(), String> {
+        if !self.probe_ports || key.direction != Direction::Egress {
+            return Ok(());
+        }
+        probe(key, self.settings.ipv6).map_err(|error| error.to_string())
+    }
+}
+
+fn count(rules: &RuleSet) -> usize {
+    rules.iter().filter(|entry| entry.source == Source::File).count()
+}
+
+/// The time as the log writes it, without fractions of a second.
+fn now() -> String {
+    let mut text = String::new();
+    // A clock that cannot be read leaves the text empty.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
+    text.split_once('.').map(|(seconds, _)| format!("{seconds}Z")).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_seconds_and_its_zone() {
+        let now = now();
+        assert!(now.len() == 20 && now.starts_with("20") && now.ends_with('Z'), "{now}");
+    }
+}
