@@ -39,6 +39,19 @@ fn echo_over_v6() {
     assert_eq!(incoming, Some((v6(1), sim::v6(0))));
 }
 
+#[test]
+fn a_port_that_rests_at_the_other_end_is_not_used_again_soon() {
+    let mut world = World::simple();
+    world.serve(80, App::sending(b"bye".to_vec()));
+    // With ports drawn at random, about three of so many would meet one of those before.
+    for count in 0..600 {
+        let flow = world.connect(80, App::sink());
+        assert!(world.run_until(secs(2), |world| world.app(0, flow).is_done()), "connection {count}");
+    }
+    let resting = world.nodes[1].stack.stats().time_wait;
+    assert!(resting > 100, "{resting}");
+}
+
 fn both_ways(link: Link, limit: Duration) -> World {
     let mut world = World::pair(&Pair { link, ..Pair::default() });
     let size = 4 << 20;

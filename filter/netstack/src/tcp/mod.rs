@@ -12,13 +12,14 @@ mod table;
 mod transmit;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::BuildHasher as _;
 use std::net::SocketAddr;
 
 use slab::Slab;
 
 use crate::ip::{Outbox, Packet};
 use crate::listen::Listening;
-use crate::seed::next_random;
+use crate::seed::{Seeded, next_random};
 use crate::timers::Timers;
 use crate::wireguard::PeerId;
 use crate::{ConnectError, Event, FlowId, Instant, Limits, Local, Stats};
@@ -53,6 +54,9 @@ pub(crate) struct Tcp {
     parked: BTreeMap<PeerId, BTreeSet<FlowId>>,
     limits: Limits,
     random: u64,
+    port_secret: u64,
+    /// Counts active opens.
+    port_turn: u64,
     /// An answer of the engine on its way to the outbox.
     reply: Vec<u8>,
 }
@@ -71,6 +75,8 @@ impl Tcp {
             events: VecDeque::new(),
             parked: BTreeMap::new(),
             limits,
+            port_secret: next_random(&mut random),
+            port_turn: 0,
             random,
             reply: Vec::new(),
         }
@@ -264,8 +270,13 @@ impl Tcp {
 
     fn free_tuple(&mut self, local: std::net::IpAddr, remote: SocketAddr) -> Option<Tuple> {
         let span = u64::from(*EPHEMERAL.end() - *EPHEMERAL.start()) + 1;
-        (0..PORT_TRIES).find_map(|_| {
-            let offset = u16::try_from(next_random(&mut self.random) % span).unwrap_or_default();
+        // In turn, from a secret start (RFC 6056, section 3.3.3): a port drawn at random is soon one that rests in TIME_WAIT
+        // at the other end, and with it half of all SYNs go unanswered. At random only past ports that are taken.
+        let turn = Seeded(self.port_secret).hash_one((local, remote)).wrapping_add(self.port_turn);
+        self.port_turn = self.port_turn.wrapping_add(1);
+        (0..PORT_TRIES).find_map(|attempt| {
+            let place = if attempt == 0 { turn } else { next_random(&mut self.random) };
+            let offset = u16::try_from(place % span).unwrap_or_default();
             let tuple = Tuple { local: SocketAddr::new(local, EPHEMERAL.start() + offset), remote };
             // Towards ourselves, the other end must not be the same flow.
             (tuple.local != remote && self.table.get(tuple).is_none()).then_some(tuple)
