@@ -38,7 +38,7 @@ impl FromStr for Endpoint {
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(|| bad("has no port: write host:port"))?;
         let port = value::port(port)?;
-        if host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        if is_numeric(host) {
             return Err(bad("is neither an IPv4 address nor a host name"));
         }
         if !is_host_name(host) {
@@ -65,9 +65,16 @@ impl From<SocketAddr> for Endpoint {
     }
 }
 
-fn is_host_name(host: &str) -> bool {
+/// Whether this can be the name of a host: letters, digits, `-`, `_` and `.`, at most 253 characters (RFC 1123, section 2.1,
+/// and `_`, which people use). What looks like an IPv4 address is none.
+#[must_use]
+pub fn is_host_name(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
-    name.len() <= 253 && name.split('.').all(is_label)
+    name.len() <= 253 && name.split('.').all(is_label) && !is_numeric(name)
+}
+
+fn is_numeric(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
 }
 
 fn is_label(label: &str) -> bool {

@@ -129,6 +129,24 @@ pub enum Problem {
     /// A network without an address.
     #[error("give at least one overlay address, like 100.64.0.1/32")]
     NoAddress,
+    /// Neither an address nor a name with a port.
+    #[error("{value} is no destination: give address:port, [IPv6 address]:port or name:port")]
+    Destination {
+        /// The text.
+        value: Shown,
+    },
+    /// Addresses of a destination that is one itself.
+    #[error("are for a destination that is a name, and {address} is an address: leave them out")]
+    AddressesOfAddress {
+        /// The destination.
+        address: SocketAddr,
+    },
+    /// A name that nobody resolves.
+    #[error("{value} is a host name without `addresses`, which say what it stands for")]
+    UnresolvedName {
+        /// The destination.
+        value: Shown,
+    },
     /// A loopback address with two meanings.
     #[error("{relay} stands for another destination already: give each destination a relay of its own")]
     RepeatedRelay {

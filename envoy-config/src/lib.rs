@@ -20,6 +20,7 @@
 //! Errors and warnings are written for the person who wrote the configuration: they name the input, the reason and
 //! the remedy. They never contain a private or preshared key.
 
+mod destination;
 mod endpoint;
 mod error;
 mod filters;
@@ -34,7 +35,8 @@ mod value;
 mod warnings;
 pub mod wg_quick;
 
-pub use endpoint::Endpoint;
+pub use destination::Destination;
+pub use endpoint::{Endpoint, is_host_name};
 pub use error::{ConfigError, LoadError, Problem};
 pub use filters::{ConnectConfig, EgressConfig, HealthConfig, IngressConfig, Protocol};
 pub use key::{PresharedKey, PrivateKey, PublicKey, RandomError};
@@ -45,7 +47,7 @@ pub use limits::{
 pub use network::{LoadedPeers, Network, Peer};
 pub use secret_file::FileError;
 pub use tunnel::{NetworkConfig, PeerConfig, TunnelConfig};
-pub use udp::{MAX_UDP_RELAYS, UdpIngressConfig, UdpRelay};
+pub use udp::{MAX_RELAY_ADDRESSES, MAX_UDP_RELAYS, UdpIngressConfig, UdpRelay};
 pub use wg_quick::WgQuick;
 
 /// The name of the network when a configuration names none.

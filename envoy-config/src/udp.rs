@@ -7,20 +7,48 @@ use serde::{Deserialize, Serialize};
 
 use crate::filters::{check_address, check_network};
 use crate::tunnel::default_network;
-use crate::{ConfigError, Problem, json, value};
+use crate::{ConfigError, Destination, Problem, json, value};
 
 /// Relays of a network, at most: each is a socket.
 pub const MAX_UDP_RELAYS: usize = 4096;
 
+/// Addresses of a relay's name, at most.
+pub const MAX_RELAY_ADDRESSES: usize = 64;
+
 /// A loopback address and the overlay destination that it stands for: an endpoint of an egress UDP cluster. The module
 /// owns the socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UdpRelay {
     /// The loopback address and port.
     pub relay: SocketAddr,
-    /// The overlay address and port.
-    pub destination: SocketAddr,
+    /// The overlay destination.
+    pub destination: Destination,
+    /// What a destination that is a name stands for at present: new flows take turns, those there are keep theirs. With
+    /// none of them, datagrams are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Vec<IpAddr>>,
+}
+
+impl UdpRelay {
+    fn validate(&self) -> Result<(), (&'static str, Problem)> {
+        loopback(self.relay).map_err(|problem| ("relay", problem))?;
+        port(self.destination.port()).map_err(|problem| ("destination", problem))?;
+        match (&self.destination, &self.addresses) {
+            (Destination::Address(address), Some(_)) => {
+                Err(("addresses", Problem::AddressesOfAddress { address: *address }))
+            }
+            (Destination::Name { .. }, None) => {
+                let value = value::Shown::new(&self.destination.to_string());
+                Err(("destination", Problem::UnresolvedName { value }))
+            }
+            (_, Some(addresses)) if addresses.len() > MAX_RELAY_ADDRESSES => {
+                let (found, limit) = (addresses.len(), MAX_RELAY_ADDRESSES);
+                Err(("addresses", Problem::TooMany { what: "addresses", found, limit }))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Checks the relays of a network.
@@ -32,12 +60,11 @@ pub(crate) fn check_relays(relays: &[UdpRelay]) -> Result<(), ConfigError> {
     let mut seen = HashSet::new();
     for (index, relay) in relays.iter().enumerate() {
         let at = |field: &str| format!("udp_relays[{index}].{field}");
-        loopback(relay.relay).map_err(|problem| ConfigError::rule(at("relay"), problem))?;
+        relay.validate().map_err(|(field, problem)| ConfigError::rule(at(field), problem))?;
         if !seen.insert(relay.relay) {
             let problem = Problem::RepeatedRelay { relay: relay.relay };
             return Err(ConfigError::rule(at("relay"), problem));
         }
-        port(relay.destination.port()).map_err(|problem| ConfigError::rule(at("destination"), problem))?;
     }
     Ok(())
 }
@@ -102,6 +129,8 @@ mod tests {
     fn relays_are_loopback_addresses_each_of_its_own() {
         let good = json!([{"relay": "127.7.0.1:40000", "destination": "100.64.0.2:53"}, {"relay": "[::1]:40000", "destination": "[fd00::2]:53"}]);
         assert_eq!(egress(&good).unwrap().udp_relays.len(), 2);
+        let name = json!([{"relay": "127.7.0.1:1", "destination": "db.example:53", "addresses": ["100.64.0.2", "fd00::2"]}]);
+        assert_eq!(serde_json::to_value(egress(&name).unwrap().udp_relays).unwrap(), name);
         for (relays, expected) in [
             (
                 json!([{"relay": "10.0.0.1:4", "destination": "100.64.0.2:53"}]),
@@ -112,6 +141,18 @@ mod tests {
             (
                 json!([{"relay": "127.0.0.1:4", "destination": "100.64.0.2:1"}, {"relay": "127.0.0.1:4", "destination": "100.64.0.3:1"}]),
                 "udp_relays[1].relay: 127.0.0.1:4 stands for another destination already",
+            ),
+            (
+                json!([{"relay": "127.0.0.1:4", "destination": "100.64.0.2:1", "addresses": ["100.64.0.2"]}]),
+                "udp_relays[0].addresses: are for a destination that is a name",
+            ),
+            (
+                json!([{"relay": "127.0.0.1:4", "destination": "db.example:1"}]),
+                "udp_relays[0].destination: \"db.example:1\" is a host name without `addresses`",
+            ),
+            (
+                json!([{"relay": "127.0.0.1:4", "destination": "db:1", "addresses": vec!["fd00::1"; 65]}]),
+                "udp_relays[0].addresses: has 65 addresses, at most 64",
             ),
         ] {
             let error = egress(&relays).unwrap_err();

@@ -8,7 +8,7 @@ use crate::greeting::Outcome;
 use crate::health::{Check, HealthBoard, SessionId, Wanted};
 use crate::ingress::IngressLink;
 use crate::status::NetworkStatus;
-use envoy_config::{Peer, UdpRelay};
+use envoy_config::{Destination, Peer, UdpRelay};
 use nexodus_netstack::Local;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -74,8 +74,8 @@ pub(crate) struct Desired {
     /// Where in the overlay to listen for TCP, and the Unix socket of the Envoy listener, with the configuration that said so
     /// last.
     pub(crate) listeners: BTreeMap<Local, (u64, PathBuf)>,
-    /// Loopback address to the overlay destination that it stands for.
-    pub(crate) udp_relays: BTreeMap<SocketAddr, SocketAddr>,
+    /// Loopback address to the overlay destinations that it stands for.
+    pub(crate) udp_relays: BTreeMap<SocketAddr, Vec<SocketAddr>>,
     /// The same for UDP, and the loopback address of the Envoy listener.
     pub(crate) udp_listeners: BTreeMap<Local, (u64, SocketAddr)>,
 }
@@ -197,7 +197,7 @@ impl Network {
     /// Replaces what loopback addresses stand for.
     pub(crate) fn set_udp_relays(&self, relays: &[UdpRelay]) {
         lock(&self.desired).udp_relays =
-            relays.iter().map(|relay| (relay.relay, relay.destination)).collect();
+            relays.iter().map(|relay| (relay.relay, destinations(relay))).collect();
         self.changed();
     }
 
@@ -288,6 +288,16 @@ impl Network {
 
     pub(crate) fn remove_link(&self, source: SocketAddr, destination: SocketAddr) {
         lock(&self.links).remove(&(source, destination));
+    }
+}
+
+fn destinations(relay: &UdpRelay) -> Vec<SocketAddr> {
+    match &relay.destination {
+        Destination::Address(address) => vec![*address],
+        Destination::Name { port, .. } => {
+            let addresses = relay.addresses.iter().flatten();
+            addresses.map(|address| SocketAddr::new(*address, *port)).collect()
+        }
     }
 }
 

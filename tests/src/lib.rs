@@ -13,6 +13,7 @@
 mod admin;
 mod client;
 mod datagrams;
+mod dns;
 mod envoy;
 mod identity;
 mod log;
@@ -30,11 +31,14 @@ mod wg_peer;
 pub use admin::Admin;
 pub use client::{CLIENT_LIMIT, connect, http_get, is_reset, read_end, reset};
 pub use datagrams::{MAX_DATAGRAM, UdpClient, UdpServer};
+pub use dns::DnsServer;
 pub use envoy::{Envoy, validate};
 pub use identity::Identity;
 pub use log::{Severity, access_log, complaints};
 pub use namespace::Namespace;
-pub use needs::{Missing, Products, as_nobody, ipv6_loopback, measured, namespaces, products, skipped};
+pub use needs::{
+    Missing, Products, as_nobody, ipv6_loopback, measured, mounts, namespaces, products, skipped,
+};
 pub use node::{Node, NodeBuilder};
 pub use pattern::{Pattern, receive, send};
 pub use ports::{free_port, free_ports, raise_file_limit, silent_udp_socket};

@@ -64,6 +64,19 @@ pub fn namespaces() -> Result<(), Missing> {
     }
 }
 
+/// Whether a node can be given system files of its own, see [`NodeBuilder::mount`](crate::NodeBuilder::mount).
+///
+/// # Errors
+/// Names what is missing.
+pub fn mounts() -> Result<(), Missing> {
+    let script = "mount --bind /dev/null /etc/resolv.conf";
+    let mounted = Command::new("unshare").args(["--mount", "--", "sh", "-c", script]).output();
+    match mounted {
+        Ok(output) if output.status.success() => Ok(()),
+        _ => Err(Missing("root, to give a node its own /etc/resolv.conf".into())),
+    }
+}
+
 /// A command prefix that drops root's rights, for tests of what an ordinary user sees; it can read the products.
 ///
 /// # Errors

@@ -35,6 +35,8 @@ pub struct NodeBuilder<'a> {
     prefix: Vec<String>,
     namespace: Option<&'a Namespace>,
     expected: Vec<String>,
+    /// Files that stand in the place of the system's, for this node alone.
+    mounts: Vec<(PathBuf, &'static str)>,
 }
 
 impl<'a> NodeBuilder<'a> {
@@ -91,6 +93,13 @@ impl<'a> NodeBuilder<'a> {
     #[must_use]
     pub fn through(mut self, prefix: Vec<String>) -> Self {
         self.prefix = prefix;
+        self
+    }
+
+    /// Sees `file` in the place of a file of the system; ask [`mounts`](crate::mounts) first.
+    #[must_use]
+    pub fn mount(mut self, file: impl Into<PathBuf>, over: &'static str) -> Self {
+        self.mounts.push((file.into(), over));
         self
     }
 
@@ -153,6 +162,7 @@ impl<'a> Node<'a> {
             prefix: vec![],
             namespace: None,
             expected: vec![],
+            mounts: vec![],
         }
     }
 
@@ -205,6 +215,12 @@ impl<'a> Node<'a> {
         command.env("NEXD_MODULE_DIR", &builder.products.directory);
         if !builder.prefix.is_empty() {
             command = under(&builder.prefix, &command);
+        }
+        if !builder.mounts.is_empty() {
+            let bind = |(file, over): &(PathBuf, &str)| format!("mount --bind {} {over} && ", file.display());
+            let script: String = builder.mounts.iter().map(bind).collect();
+            let script = script + "exec \"$@\"";
+            command = under(&["unshare", "--mount", "--", "sh", "-c", &script, "sh"], &command);
         }
         match builder.namespace {
             Some(namespace) => namespace.enter(&command),

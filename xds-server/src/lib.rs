@@ -7,7 +7,7 @@
 //! 3. [`snapshot`]: those resources by type, each with a version that is a hash of its content.
 //! 4. [`subscription`]: what one xDS stream wants, has and gets next. State of the world and delta.
 //!
-//! [`ads`] is the shell around it: tonic, tokio, one task for each stream.
+//! [`ads`] is the shell around it: tonic, tokio, one task for each stream. [`names`] looks up the names in the rules.
 //!
 //! On top of it are the commands: [`standalone`] serves an Envoy that others run; [`nexd`] runs a node (this server and an Envoy), remembers rules ([`state`]) and
 //! listens to [`nexctl`] ([`control`]). Both can take rules from a file ([`rules_file`]).
@@ -17,6 +17,7 @@ mod argv;
 pub mod control;
 mod duration;
 mod lock;
+pub mod names;
 pub mod nexctl;
 pub mod nexd;
 pub mod rules;

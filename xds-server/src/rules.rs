@@ -14,7 +14,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 pub(crate) use options::is_option;
 pub use options::{OptionError, RuleOptions, WEIGHTS, connect_timeout, health_check};
-pub use set::{Entry, MAX_HOST_BYTES, MAX_RULES, RuleSet, RuleSetError, Source, Unsupported};
+pub use set::{Entry, MAX_HOST_BYTES, MAX_RULES, RuleSet, RuleSetError, Source};
 
 /// Which way connections travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -23,6 +23,7 @@ use crate::{
     argv,
     control::socket::{self, BindError},
     duration,
+    names::{ResolvedNames, lookup, resolver::Names},
     nexd::cli::access_log,
     rules::{Direction, RuleSet, Source},
     rules_file::{Reading, RulesFile, RulesFileError},
@@ -163,7 +164,7 @@ fn run(arguments: Arguments) -> Result<(), Error> {
         file = Some(opened);
     }
     let settings = settings(&arguments)?;
-    let snapshot = translate(&rules, &settings)?;
+    let snapshot = translate(&rules, &ResolvedNames::default(), &settings)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before anything is there that has to go.
@@ -186,37 +187,55 @@ fn run(arguments: Arguments) -> Result<(), Error> {
         show(&rules, &address)?;
         let ads = Ads::new();
         ads.publish(snapshot);
-        if let Some((file, hangup)) = file {
-            tokio::spawn(follow(file, hangup, rules, settings, ads.clone()));
-        }
+        let (names, lookups) = Names::new(lookup::Source::System);
+        tokio::spawn(lookups.run());
+        tokio::spawn(follow(file, names, rules, settings, ads.clone()));
         ads.serve(listener, ended).await?;
         tracing::info!("ended as asked");
         Ok(())
     })
 }
 
-/// Serves what the file says, whenever that changes. What is wrong changes nothing.
-async fn follow(file: RulesFile, hangup: Signal, mut rules: RuleSet, settings: Settings, ads: Ads) {
-    let path = file.path().to_owned();
+/// Serves what the file says and what names stand for, whenever that changes. What is wrong changes nothing.
+async fn follow(
+    file: Option<(RulesFile, Signal)>,
+    mut names: Names,
+    mut rules: RuleSet,
+    settings: Settings,
+    ads: Ads,
+) {
+    let path = file.as_ref().map(|(file, _)| file.path().to_owned()).unwrap_or_default();
     let (sender, mut readings) = mpsc::channel(1);
-    let take_over = |rules: &RuleSet, reading: Reading| -> Result<_, Error> {
+    if let Some((file, hangup)) = file {
+        tokio::spawn(file.watch(hangup, sender));
+    }
+    let translated = |rules: &RuleSet, names: &Names| {
+        names.want(&rules.egress_names());
+        translate(rules, &names.resolved(), &settings)
+    };
+    let take_over = |rules: &RuleSet, names: &Names, reading: Reading| -> Result<_, Error> {
         let rules = rules.with_file(&reading?).map_err(|error| RulesFileError::content(&path, error))?;
-        let snapshot = translate(&rules, &settings)?;
+        let snapshot = translated(&rules, names)?;
         Ok((rules, snapshot))
     };
-    let serve = async {
-        while let Some(reading) = readings.recv().await {
-            match take_over(&rules, reading) {
+    names.want(&rules.egress_names());
+    loop {
+        tokio::select! {
+            Some(reading) = readings.recv() => match take_over(&rules, &names, reading) {
                 Ok((new, snapshot)) => {
                     rules = new;
                     ads.publish(snapshot);
                     tracing::info!("rules file {}: serving {} rules", path.display(), rules.len());
                 }
                 Err(error) => tracing::warn!("{error}; the rules from before still apply"),
-            }
+            },
+            () = names.changed() => match translated(&rules, &names) {
+                Ok(snapshot) => ads.publish(snapshot),
+                // More addresses than the module takes, in all.
+                Err(error) => tracing::error!("host names have changed: {error}"),
+            },
         }
-    };
-    tokio::join!(file.watch(hangup, sender), serve);
+    }
 }
 
 fn settings(arguments: &Arguments) -> io::Result<Settings> {

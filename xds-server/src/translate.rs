@@ -7,8 +7,9 @@
 //!
 //! **What depends on the number of destinations.** Adding a destination must not cut live connections, and Envoy closes
 //! the connections of a listener whose filter chain changes (after `--drain-time-s`). So nothing in a listener depends
-//! on the destinations, and nothing in a cluster, unless one of them is a hostname:
-//! * the destinations themselves arrive as endpoints (EDS), with their weights;
+//! on the destinations, and nothing in a cluster, unless one of them is a hostname on the ingress side, which Envoy looks up:
+//! * the destinations themselves arrive as endpoints (EDS), with their weights; an egress hostname is as many as it has
+//!   addresses, for UDP one, whose addresses the network's configuration has;
 //! * outlier detection is the same for every number of hosts (see `translate::cluster`);
 //! * `max_connect_attempts` does depend on it, so each listener has its `tcp_proxy` by extension discovery (ECDS),
 //!   under the listener's name: an update counts for new connections, live ones keep what they have.
@@ -37,6 +38,7 @@ use envoy_types::{
 };
 
 use crate::{
+    names::ResolvedNames,
     rules::{Protocol, RuleKey, RuleSet},
     snapshot::{ResourceName, ResourceType, Snapshot},
 };
@@ -104,13 +106,17 @@ pub enum AccessLog {
     File(PathBuf),
 }
 
-/// Turns rules into resources.
+/// Turns rules into resources. A name that `names` does not know yet is a destination that is not there.
 ///
 /// # Errors
 /// [`TranslateError`]: the settings, or a listener's configuration, are not what the module accepts. Every rule of a
 /// [`RuleSet`] can be carried, so with settings that work for one rule set only the length of a socket path is left to
 /// fail.
-pub fn translate(rules: &RuleSet, settings: &Settings) -> Result<Snapshot, TranslateError> {
+pub fn translate(
+    rules: &RuleSet,
+    names: &ResolvedNames,
+    settings: &Settings,
+) -> Result<Snapshot, TranslateError> {
     if settings.connect_timeout.is_zero() {
         return Err(TranslateError::ConnectTimeout);
     }
@@ -122,21 +128,25 @@ pub fn translate(rules: &RuleSet, settings: &Settings) -> Result<Snapshot, Trans
 
     let tunnel = settings.tunnel_name();
     let loopback = udp::Loopback::new(rules, settings);
-    add(ResourceType::ExtensionConfig, &tunnel, listener::tunnel_filter(settings, loopback.relays())?);
+    add(ResourceType::ExtensionConfig, &tunnel, listener::tunnel_filter(settings, loopback.relays(names))?);
     add(ResourceType::Listener, &tunnel, pack_any(listener::tunnel(settings)));
     for (key, rules) in rules.by_key() {
         let name = key.to_string();
         match key.protocol {
             Protocol::Tcp => {
                 add(ResourceType::Listener, &name, pack_any(listener::listener(key, settings)?));
-                add(ResourceType::ExtensionConfig, &name, listener::tcp_proxy(key, &rules));
+                add(ResourceType::ExtensionConfig, &name, listener::tcp_proxy(key, &rules, names));
             }
             Protocol::Udp => {
                 add(ResourceType::Listener, &name, pack_any(loopback.listener(key, settings)?));
             }
         }
-        add(ResourceType::Cluster, &name, pack_any(cluster::cluster(key, &rules, settings, &loopback)));
-        if let Some(endpoints) = cluster::endpoints(key, &rules, settings, &loopback) {
+        add(
+            ResourceType::Cluster,
+            &name,
+            pack_any(cluster::cluster(key, &rules, names, settings, &loopback)),
+        );
+        if let Some(endpoints) = cluster::endpoints(key, &rules, names, settings, &loopback) {
             add(ResourceType::Endpoints, &name, pack_any(endpoints));
         }
     }

@@ -24,6 +24,7 @@ use tempfile::TempDir;
 use tokio::{net::UnixListener, runtime::Runtime, sync::oneshot, task::JoinHandle};
 use xds_server::{
     ads::{Ads, ApplyError, ServeError},
+    names::ResolvedNames,
     rules::{Direction, RuleKey, RuleSet, Source},
     snapshot::{ResourceName, ResourceType},
     translate::{AccessLog, Settings, resource_names, translate},
@@ -96,7 +97,7 @@ impl Rig {
     }
 
     fn publish(&self) {
-        self.ads.publish(plain(&translate(&self.rules, &self.settings).unwrap()));
+        self.ads.publish(plain(&translate(&self.rules, &ResolvedNames::default(), &self.settings).unwrap()));
     }
 
     /// Publishes the rules and waits for what becomes of the resources of one key.

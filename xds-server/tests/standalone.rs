@@ -115,8 +115,8 @@ fn exit_codes_tell_what_is_wrong() {
         (2, "--egress tcp:0:100.64.0.2:80: invalid port (0): out of range 1-65535"),
     );
     says(
-        on_socket(&["--egress", "tcp:80:example.com:80"]),
-        (2, "egress destinations must be IP addresses in this release"),
+        on_socket(&["--egress", "tcp:80:999.1.1.1:80"]),
+        (2, "egress destination 999.1.1.1 is neither an IP address nor a host name"),
     );
     says(
         on_socket(&["--ingress", "tcp:80:h:80,tcp:80:h:80"]),

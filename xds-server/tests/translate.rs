@@ -9,6 +9,7 @@ use std::{env, fs, path::PathBuf, time::Duration};
 
 use common::{as_bootstrap, as_json, envoy, rule_set, with_the_network, without_the_module};
 use xds_server::{
+    names::ResolvedNames,
     rules::RuleSet,
     translate::{AccessLog, Settings, translate},
 };
@@ -67,7 +68,8 @@ fn cases() -> Vec<(&'static str, RuleSet, Settings)> {
 fn golden() {
     for (name, rules, settings) in cases() {
         let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.json"));
-        let found = format!("{:#}\n", as_json(&translate(&rules, &settings).unwrap()));
+        let found =
+            format!("{:#}\n", as_json(&translate(&rules, &ResolvedNames::default(), &settings).unwrap()));
         if env::var_os("UPDATE_GOLDEN").is_some() {
             fs::write(&file, &found).unwrap();
         }
@@ -80,7 +82,8 @@ fn golden() {
 fn envoy_accepts_it() {
     let Some(binary) = envoy::binary("envoy_accepts_it") else { return };
     for (name, rules, settings) in cases() {
-        let mut bootstrap = as_bootstrap(&as_json(&translate(&rules, &settings).unwrap()));
+        let mut bootstrap =
+            as_bootstrap(&as_json(&translate(&rules, &ResolvedNames::default(), &settings).unwrap()));
         let directory = tempfile::tempdir().unwrap();
         if envoy::has_module() {
             bootstrap = with_the_network(&bootstrap, &settings.network, directory.path());

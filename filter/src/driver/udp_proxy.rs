@@ -56,8 +56,10 @@ struct Loopback {
     /// `None`: a relay.
     flow: Option<UdpFlowId>,
     address: SocketAddr,
-    /// Of a relay: the overlay destination. Of a flow: the listener's address.
-    destination: SocketAddr,
+    /// Of a relay: the overlay destinations, which new flows take in turn; one unless they are those of a name. Of a flow: the
+    /// listener's address.
+    destinations: Vec<SocketAddr>,
+    next: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -98,22 +100,22 @@ impl UdpProxy {
         for address in gone {
             self.close_relay(now, address, stack);
         }
-        for (address, destination) in &desired.udp_relays {
-            if let Some(relay) = self.relays.get(address).and_then(|relay| self.sockets.get_mut(*relay)) {
-                relay.destination = *destination;
-                continue;
-            }
-            match self.open(*address, registry) {
-                Ok(relay) => {
-                    self.relays.insert(*address, relay);
-                    if let Some(relay) = self.sockets.get_mut(relay) {
-                        relay.destination = *destination;
+        for (address, destinations) in &desired.udp_relays {
+            if !self.relays.contains_key(address) {
+                match self.open(*address, registry) {
+                    Ok(relay) => {
+                        self.relays.insert(*address, relay);
+                    }
+                    Err(error) => {
+                        stats.socket_errors += 1;
+                        let to = destinations.first();
+                        envoy_log_error!("UDP relay {} for {:?} cannot be opened: {}", address, to, error);
                     }
                 }
-                Err(error) => {
-                    stats.socket_errors += 1;
-                    envoy_log_error!("UDP relay {} for {} cannot be opened: {}", address, destination, error);
-                }
+            }
+            // Flows that are there keep their destination.
+            if let Some(relay) = self.relays.get(address).and_then(|relay| self.sockets.get_mut(*relay)) {
+                relay.destinations.clone_from(destinations);
             }
         }
     }
@@ -129,7 +131,7 @@ impl UdpProxy {
         registry.register(&mut socket, Token(entry.key() | TOKEN_BIT), Interest::READABLE)?;
         let address = socket.local_addr()?;
         let key = entry.key();
-        entry.insert(Loopback { socket, flow: None, address, destination: address });
+        entry.insert(Loopback { socket, flow: None, address, destinations: Vec::new(), next: 0 });
         Ok(key)
     }
 
@@ -175,7 +177,7 @@ impl Driver {
                 self.udp.open(SocketAddr::new(any, 0), self.poll.registry()).and_then(|key| {
                     let loopback = self.udp.sockets.get_mut(key).ok_or(ErrorKind::NotFound)?;
                     loopback.flow = Some(flow);
-                    loopback.destination = listener;
+                    loopback.destinations = vec![listener];
                     loopback.socket.connect(listener)?;
                     Ok((key, loopback.address))
                 })
@@ -235,7 +237,7 @@ impl Driver {
                 Ok((length, client)) => {
                     let flow = match loopback.flow {
                         // What came between the socket's opening and its connecting can be anybody's.
-                        Some(_) if client != loopback.destination => {
+                        Some(_) if !loopback.destinations.contains(&client) => {
                             self.network.count_foreign_datagram();
                             continue;
                         }
@@ -272,8 +274,13 @@ impl Driver {
         if let Some(flow) = self.udp.egress.get(&(relay, client)) {
             return Some(*flow);
         }
-        let destination = self.udp.sockets.get(relay)?.destination;
-        let flow = self.stack.udp_connect(now, destination).ok()?;
+        let loopback = self.udp.sockets.get_mut(relay)?;
+        // One without a way there is passed over.
+        let flow = (0..loopback.destinations.len()).find_map(|_| {
+            let destination = *loopback.destinations.get(loopback.next % loopback.destinations.len())?;
+            loopback.next = loopback.next.wrapping_add(1);
+            self.stack.udp_connect(now, destination).ok()
+        })?;
         self.udp.egress.insert((relay, client), flow);
         self.udp.flows.insert(flow, Owner::Egress { relay, client });
         Some(flow)

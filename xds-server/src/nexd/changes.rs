@@ -4,7 +4,7 @@
 //! node comes back with every rule that it acknowledged and with none that never worked. A rule is removed in the other
 //! order. What cannot be finished is undone.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     ads::Ads,
+    names::{resolver::Names, schedule::Trouble},
     rules::{Direction, Rule, RuleKey, RuleSet, RuleSetError, Source},
     rules_file::Reading,
     snapshot::Snapshot,
@@ -32,6 +33,9 @@ const ACTIVATION_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long Envoy may take to undo one; after that it is undone when Envoy comes round.
 pub(super) const UNDO_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long the change that adds a rule waits for the name in it.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(3);
 
 /// How often rules that could not be made active are tried again.
 const RETRY: Duration = Duration::from_secs(10);
@@ -99,6 +103,8 @@ pub struct Changes {
     pub settings: Settings,
     /// Whether to ask the system for a port before Envoy.
     pub probe_ports: bool,
+    /// What names stand for.
+    pub names: Names,
     /// Envoy, as the receiver of resources.
     pub ads: Ads,
     /// Envoy, as the one to ask.
@@ -128,6 +134,7 @@ impl Changes {
                     retry.reset();
                 }
                 Some(reading) = self.readings.recv() => self.reload(reading).await,
+                () = self.names.changed() => self.refresh(),
                 _ = retry.tick(), if self.is_incomplete() => self.retry().await,
             }
         }
@@ -138,6 +145,8 @@ impl Changes {
             Operation::Add => self.add(direction, &rule).await,
             Operation::Remove => self.remove(direction, &rule).await,
         };
+        // A refused rule's name is not looked up any more.
+        self.names.want(&self.rules.egress_names());
         match &outcome {
             Ok(text) => tracing::info!("{}", text.trim_end().replace('\n', "; ")),
             // Whoever asked is told; the node is as it was.
@@ -148,6 +157,7 @@ impl Changes {
     }
 
     async fn add(&mut self, direction: Direction, rule: &Rule) -> Result<String, ChangeError> {
+        let trouble = self.look_up(direction, rule).await;
         self.activate(direction, rule, Source::Stored).await?;
         let mut stored = self.stored.clone();
         stored.add(direction, rule.clone());
@@ -160,7 +170,29 @@ impl Changes {
         self.stored = stored;
         self.waiting.retain(|waiting| !waiting.is(direction, rule));
         self.show();
-        Ok(format!("Added {direction} proxy rule: {rule}\n"))
+        let trouble = trouble.map(|trouble| format!("Its destination is {trouble}\n")).unwrap_or_default();
+        Ok(format!("Added {direction} proxy rule: {rule}\n{trouble}"))
+    }
+
+    /// Looks up the name of a rule that is to be added, so that the rule works when it is. One that cannot be looked up is
+    /// no reason to refuse the rule: it may come.
+    async fn look_up(&self, direction: Direction, rule: &Rule) -> Option<Trouble> {
+        let mut rules = self.rules.clone();
+        rules.add(direction, rule.clone(), Source::Stored).ok()?;
+        self.names.want(&rules.egress_names());
+        if direction == Direction::Ingress || rule.host.parse::<IpAddr>().is_ok() {
+            return None;
+        }
+        self.names.tried(Some(&rule.host), LOOKUP_LIMIT).await
+    }
+
+    /// Gives Envoy what names stand for now.
+    fn refresh(&self) {
+        match translate(&self.rules, &self.names.resolved(), &self.settings) {
+            Ok(snapshot) => self.publish(snapshot),
+            // More addresses than the module takes, in all.
+            Err(error) => tracing::error!("host names have changed: {error}"),
+        }
     }
 
     async fn remove(&mut self, direction: Direction, rule: &Rule) -> Result<String, ChangeError> {
@@ -176,7 +208,7 @@ impl Changes {
             (Err(_), None) if was_stored => None,
             (Err(error), None) => return Err(error.clone().into()),
         };
-        let snapshot = translate(&rules, &self.settings)?;
+        let snapshot = translate(&rules, &self.names.resolved(), &self.settings)?;
         if was_stored {
             self.file.save(&stored)?;
         }
@@ -225,7 +257,7 @@ impl Changes {
         if self.probe_ports && direction == Direction::Egress && !self.has(key) {
             probe(key, self.settings.ipv6)?;
         }
-        self.publish(translate(&rules, &self.settings)?);
+        self.publish(translate(&rules, &self.names.resolved(), &self.settings)?);
         if let Err(error) = self.reached(&Target::key(key, true), ACTIVATION_LIMIT).await {
             self.undo(key).await;
             return Err(error.into());
@@ -236,7 +268,7 @@ impl Changes {
 
     /// Publishes the rules as they were before a change of this key.
     async fn undo(&self, key: RuleKey) {
-        match translate(&self.rules, &self.settings) {
+        match translate(&self.rules, &self.names.resolved(), &self.settings) {
             Ok(snapshot) => self.publish(snapshot),
             // They were translated before.
             Err(error) => tracing::error!("undoing a change of {key}: {error}"),
@@ -272,6 +304,7 @@ impl Changes {
                 Err(error) => inactive.push(format!("--{direction} {rule}: {error}")),
             }
         }
+        self.names.want(&self.rules.egress_names());
         self.view.send_modify(|view| {
             view.set_rules(&self.rules);
             view.inactive = inactive;

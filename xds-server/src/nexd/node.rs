@@ -25,6 +25,7 @@ use super::{
 use crate::{
     ads::Ads,
     control::{server, socket},
+    names::{lookup, resolver::Names},
     nexd::{activation::Target, admin::Admin},
     rules::{Direction, Entry, RuleKey, RuleSet, RuleSetError, Source},
     state::{StateFile, StoredRules},
@@ -33,6 +34,9 @@ use crate::{
 
 /// Changes that wait for their turn; the control socket takes fewer connections than that.
 const WAITING_CHANGES: usize = 64;
+
+/// How long the start waits for the names in the rules.
+const FIRST_LOOKUPS: Duration = Duration::from_secs(1);
 
 /// How long the control socket may take for the answers under way when everything else has ended.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -67,7 +71,14 @@ pub async fn run(plan: Plan) -> Result<(), StartError> {
         probe_wireguard(port, plan.settings.ipv6)?;
     }
 
-    let snapshot = translate(&rules, &plan.settings)?;
+    let mut background = JoinSet::new();
+    let (names, lookups) = Names::new(lookup::Source::System);
+    background.spawn(lookups.run());
+    names.want(&rules.egress_names());
+    // So that a node that says it runs has its destinations; a name server that is not there holds nothing up for long.
+    names.tried(None, FIRST_LOOKUPS).await;
+
+    let snapshot = translate(&rules, &names.resolved(), &plan.settings)?;
     let target = Target::all(&snapshot);
     let ads = Ads::new();
     let (ads_listener, _ads_file) = socket::bind(&directory.ads_socket()).await?;
@@ -97,6 +108,7 @@ pub async fn run(plan: Plan) -> Result<(), StartError> {
         file,
         settings: plan.settings.clone(),
         probe_ports,
+        names: names.clone(),
         ads: ads.clone(),
         admin: admin.clone(),
         view: view.clone(),
@@ -109,8 +121,8 @@ pub async fn run(plan: Plan) -> Result<(), StartError> {
     let (stop_ads, ads_stopped) = watch::channel(());
     let mut ads_server: JoinHandle<_> = tokio::spawn(ads.clone().serve(ads_listener, stopped(ads_stopped)));
     let refusals = Arc::<server::Refusals>::default();
-    let service = Service::new(view.subscribe(), changes_in, ads.clone(), Arc::clone(&refusals), version());
-    let mut background = JoinSet::new();
+    let service =
+        Service::new(view.subscribe(), changes_in, names, ads.clone(), Arc::clone(&refusals), version());
     background.spawn(server::serve(control_listener, service, server::Limits::default(), refusals));
 
     let command = EnvoyCommand {

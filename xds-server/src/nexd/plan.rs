@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     argv::split_values,
+    names::ResolvedNames,
     rules::{Direction, RuleSet, Source},
     rules_file::{RulesFile, RulesFileError},
     translate::{AccessLog, Settings, host_has_ipv6, translate},
@@ -108,7 +109,7 @@ impl Plan {
             ipv6: host_has_ipv6(),
             ..Settings::default()
         };
-        translate(&rules, &settings)?;
+        translate(&rules, &ResolvedNames::default(), &settings)?;
         Ok(Self {
             rules,
             rules_file,

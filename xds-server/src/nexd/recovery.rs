@@ -120,7 +120,7 @@ impl Changes {
         let is_rejected = |key: &RuleKey| resource.split(' ').next_back() == Some(&key.to_string());
         let Some(key) = self.rules.keys().into_iter().find(is_rejected) else { return false };
         self.waiting.extend(set_aside(&mut self.rules, key, &error.to_string()));
-        match translate(&self.rules, &self.settings) {
+        match translate(&self.rules, &self.names.resolved(), &self.settings) {
             Ok(snapshot) => self.publish(snapshot),
             // More of them could be.
             Err(error) => tracing::error!("{error}"),

@@ -58,7 +58,7 @@ impl Changes {
                 let _ = wanted.add(*direction, rule.clone(), Source::Stored);
             }
         }
-        translate(&wanted, &self.settings)
+        translate(&wanted, &self.names.resolved(), &self.settings)
             .map_err(|error| format!("rules file {}: {error}", path.display()))?;
 
         let now = view(&path, &wanted);
@@ -104,7 +104,7 @@ impl Changes {
     }
 
     fn publish_rules(&mut self, rules: RuleSet) {
-        match translate(&rules, &self.settings) {
+        match translate(&rules, &self.names.resolved(), &self.settings) {
             Ok(snapshot) => {
                 self.rules = rules;
                 self.publish(snapshot);

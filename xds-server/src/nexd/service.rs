@@ -14,6 +14,7 @@ use crate::{
         Method,
         server::{self, Refusals},
     },
+    names::resolver::Names,
     rules::{Direction, Rule, RuleError},
 };
 
@@ -22,6 +23,7 @@ use crate::{
 pub struct Service {
     view: watch::Receiver<View>,
     changes: mpsc::Sender<Change>,
+    names: Names,
     ads: Ads,
     refusals: Arc<Refusals>,
     version: Arc<str>,
@@ -33,11 +35,12 @@ impl Service {
     pub fn new(
         view: watch::Receiver<View>,
         changes: mpsc::Sender<Change>,
+        names: Names,
         ads: Ads,
         refusals: Arc<Refusals>,
         version: String,
     ) -> Self {
-        Self { view, changes, ads, refusals, version: version.into() }
+        Self { view, changes, names, ads, refusals, version: version.into() }
     }
 
     async fn change(&self, operation: Operation, direction: Direction, text: &str) -> Result<String, String> {
@@ -66,7 +69,7 @@ impl server::Service for Service {
         match method {
             Method::Status => {
                 let status = self.view.borrow().status(self.ads.status().last_nack.as_ref());
-                Ok(format!("{status}{}", self.refusals))
+                Ok(format!("{status}{}{}", self.names.status(), self.refusals))
             }
             Method::Version => Ok(self.version.to_string()),
             Method::GetTunnelIPv4 => Ok(self.address(false)),
@@ -92,7 +95,9 @@ mod tests {
         let (view, receiver) = watch::channel(View::default());
         let (sender, changes) = mpsc::channel(capacity);
         let refusals = Arc::<Refusals>::default();
-        (Service::new(receiver, sender, Ads::new(), refusals, "2024.07.23-f9f7919".to_owned()), view, changes)
+        let (names, _) = Names::new(crate::names::lookup::Source::System);
+        let version = "2024.07.23-f9f7919".to_owned();
+        (Service::new(receiver, sender, names, Ads::new(), refusals, version), view, changes)
     }
 
     fn call(service: &Service, method: Method, argument: &str) -> Result<String, String> {

@@ -1,11 +1,13 @@
 //! The rules of one node.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
     net::IpAddr,
     time::Duration,
 };
+
+use envoy_config::is_host_name;
 
 use super::{Direction, Protocol, Rule, RuleKey};
 use crate::duration;
@@ -94,7 +96,7 @@ impl RuleSet {
         }
         check_protocol(rule)?;
         self.check_bind(direction, rule)?;
-        supported(direction, rule)?;
+        check_egress_host(direction, rule)?;
         if self.position(direction, rule).is_some() {
             return Err(RuleSetError::Duplicate);
         }
@@ -153,6 +155,14 @@ impl RuleSet {
     #[must_use]
     pub fn keys(&self) -> HashSet<RuleKey> {
         self.entries.iter().map(Entry::key).collect()
+    }
+
+    /// The host names among the egress destinations. Those of ingress are looked up by Envoy.
+    #[must_use]
+    pub fn egress_names(&self) -> BTreeSet<String> {
+        let egress = self.entries.iter().filter(|entry| entry.direction == Direction::Egress);
+        let hosts = egress.map(|entry| &entry.rule.host);
+        hosts.filter(|host| host.parse::<IpAddr>().is_err()).cloned().collect()
     }
 
     /// How many rules there are.
@@ -231,11 +241,11 @@ fn check_protocol(rule: &Rule) -> Result<(), RuleSetError> {
     }
 }
 
-/// What this release does not carry yet. Each check here stands alone: a release that learns to carry something
-/// deletes its check and its [`Unsupported`] variant.
-fn supported(direction: Direction, rule: &Rule) -> Result<(), Unsupported> {
-    if direction == Direction::Egress && rule.host.parse::<IpAddr>().is_err() {
-        return Err(Unsupported::EgressHostname(rule.clone()));
+/// The overlay is reached by addresses, and by names that are looked up. An ingress host is for Envoy to judge.
+fn check_egress_host(direction: Direction, rule: &Rule) -> Result<(), RuleSetError> {
+    let possible = rule.host.parse::<IpAddr>().is_ok() || is_host_name(&rule.host);
+    if direction == Direction::Egress && !possible {
+        return Err(RuleSetError::EgressHost { host: rule.host.clone() });
     }
     Ok(())
 }
@@ -303,17 +313,14 @@ pub enum RuleSetError {
         /// The key in the set.
         other: RuleKey,
     },
-    /// The rule is correct, but this release cannot carry it.
-    #[error(transparent)]
-    Unsupported(#[from] Unsupported),
-}
-
-/// A correct rule that this release cannot carry.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unsupported {
-    /// An egress destination that is a hostname.
-    #[error("egress destinations must be IP addresses in this release: {0}")]
-    EgressHostname(Rule),
+    /// An egress destination that is nothing one could reach.
+    #[error(
+        "egress destination {host} is neither an IP address nor a host name (letters, digits, `-`, `_` and `.`, at most 253 characters)"
+    )]
+    EgressHost {
+        /// As written.
+        host: String,
+    },
 }
 
 fn hint(similar: Option<&Rule>) -> String {

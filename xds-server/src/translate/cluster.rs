@@ -1,6 +1,10 @@
 //! Clusters and their endpoints.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use envoy_config::ConnectConfig;
 use envoy_types::{
@@ -57,7 +61,10 @@ use super::{
     udp::{self, Loopback},
     uint32,
 };
-use crate::rules::{Direction, Protocol, Rule, RuleKey, connect_timeout, health_check};
+use crate::{
+    names::ResolvedNames,
+    rules::{Direction, Protocol, Rule, RuleKey, connect_timeout, health_check},
+};
 
 /// Envoy's default is 1,024, which a busy rule reaches without a word in any log.
 const MAX_CONNECTIONS: u32 = 65_536;
@@ -65,7 +72,13 @@ const MAX_CONNECTIONS: u32 = 65_536;
 /// The metadata of an egress endpoint under which the module finds the destination.
 const METADATA: &str = "nexodus";
 
-pub(super) fn cluster(key: RuleKey, rules: &[&Rule], settings: &Settings, loopback: &Loopback) -> Cluster {
+pub(super) fn cluster(
+    key: RuleKey,
+    rules: &[&Rule],
+    names: &ResolvedNames,
+    settings: &Settings,
+    loopback: &Loopback,
+) -> Cluster {
     let mut cluster = Cluster {
         name: key.to_string(),
         connect_timeout: Some(duration(connect_timeout(rules).unwrap_or(settings.connect_timeout))),
@@ -99,7 +112,7 @@ pub(super) fn cluster(key: RuleKey, rules: &[&Rule], settings: &Settings, loopba
     };
     if resolves(key, rules) {
         cluster.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(strict_dns()));
-        cluster.load_assignment = Some(load_assignment(key, rules, settings, loopback));
+        cluster.load_assignment = Some(load_assignment(key, rules, names, settings, loopback));
     } else {
         cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32));
         cluster.eds_cluster_config = Some(EdsClusterConfig { eds_config: Some(ads()), ..Default::default() });
@@ -122,10 +135,11 @@ pub(super) fn cluster(key: RuleKey, rules: &[&Rule], settings: &Settings, loopba
 pub(super) fn endpoints(
     key: RuleKey,
     rules: &[&Rule],
+    names: &ResolvedNames,
     settings: &Settings,
     loopback: &Loopback,
 ) -> Option<ClusterLoadAssignment> {
-    (!resolves(key, rules)).then(|| load_assignment(key, rules, settings, loopback))
+    (!resolves(key, rules)).then(|| load_assignment(key, rules, names, settings, loopback))
 }
 
 /// Whether Envoy resolves the names of this cluster: on the ingress side, when not every destination is an address.
@@ -144,17 +158,30 @@ pub(super) fn is_address(host: &str) -> bool {
 fn load_assignment(
     key: RuleKey,
     rules: &[&Rule],
+    names: &ResolvedNames,
     settings: &Settings,
     loopback: &Loopback,
 ) -> ClusterLoadAssignment {
-    let endpoints = rules.iter().map(|rule| {
-        let endpoint = match (key.direction, key.protocol) {
-            (Direction::Egress, Protocol::Tcp) => egress_endpoint(rule, settings),
-            (Direction::Egress, Protocol::Udp) => endpoint(udp::socket_address(loopback.relay(rule))),
-            (Direction::Ingress, _) => ingress_endpoint(rule),
+    // Two names may have an address in common; Envoy takes each endpoint once.
+    let mut seen = HashSet::new();
+    let endpoints = rules.iter().flat_map(|rule| {
+        let endpoints: Vec<_> = match (key.direction, key.protocol) {
+            (Direction::Egress, Protocol::Tcp) => names
+                .addresses(rule)
+                .into_iter()
+                .map(|address| SocketAddr::new(address, rule.destination_port))
+                .filter(|address| seen.insert(*address))
+                .map(|address| egress_endpoint(address, settings))
+                .collect(),
+            (Direction::Egress, Protocol::Udp) if names.addresses(rule).is_empty() => Vec::new(),
+            (Direction::Egress, Protocol::Udp) => {
+                vec![endpoint(udp::socket_address(loopback.relay(rule)))]
+            }
+            (Direction::Ingress, _) => vec![ingress_endpoint(rule)],
         };
         // One without a weight counts 1.
-        LbEndpoint { load_balancing_weight: rule.options.weight.and_then(uint32), ..endpoint }
+        let weight = rule.options.weight.and_then(uint32);
+        endpoints.into_iter().map(move |endpoint| LbEndpoint { load_balancing_weight: weight, ..endpoint })
     });
     ClusterLoadAssignment {
         cluster_name: key.to_string(),
@@ -205,12 +232,12 @@ fn ingress_endpoint(rule: &Rule) -> LbEndpoint {
 
 /// One internal listener serves every egress rule, so the endpoint says where to: in its id, which makes endpoints
 /// differ and shows in `%UPSTREAM_HOST%`, and in its metadata, which reaches the module.
-fn egress_endpoint(rule: &Rule, settings: &Settings) -> LbEndpoint {
+fn egress_endpoint(destination: SocketAddr, settings: &Settings) -> LbEndpoint {
     let mut endpoint = endpoint(address::Address::EnvoyInternalAddress(EnvoyInternalAddress {
         address_name_specifier: Some(AddressNameSpecifier::ServerListenerName(settings.tunnel_name())),
-        endpoint_id: rule.destination(),
+        endpoint_id: destination.to_string(),
     }));
-    let destination = protobuf::Value { kind: Some(value::Kind::StringValue(rule.destination())) };
+    let destination = protobuf::Value { kind: Some(value::Kind::StringValue(destination.to_string())) };
     // Maps with one entry: the bytes are the same in every translation.
     let fields = Struct { fields: HashMap::from([("destination".to_owned(), destination)]) };
     endpoint.metadata = Some(Metadata {

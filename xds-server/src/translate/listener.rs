@@ -44,7 +44,10 @@ use super::{
     AccessLog, BUFFER_BYTES, Settings, TranslateError, ads, cluster::is_address, duration, module,
     tcp_keepalive, uint32, utf8,
 };
-use crate::rules::{Direction, Rule, RuleKey};
+use crate::{
+    names::ResolvedNames,
+    rules::{Direction, Rule, RuleKey},
+};
 
 /// The queue of connections that Envoy has not accepted yet; upstream's number. The kernel caps it at `somaxconn`.
 const BACKLOG: u32 = 4096;
@@ -83,14 +86,14 @@ pub(super) fn listener(key: RuleKey, settings: &Settings) -> Result<Listener, Tr
 }
 
 /// The configuration of a listener's `tcp_proxy`.
-pub(super) fn tcp_proxy(key: RuleKey, rules: &[&Rule]) -> Any {
+pub(super) fn tcp_proxy(key: RuleKey, rules: &[&Rule], names: &ResolvedNames) -> Any {
     let name = key.to_string();
     extension(
         &name,
         pack_any(TcpProxy {
             stat_prefix: name.clone(),
             cluster_specifier: Some(ClusterSpecifier::Cluster(name.clone())),
-            max_connect_attempts: uint32(max_connect_attempts(rules)),
+            max_connect_attempts: uint32(max_connect_attempts(key, rules, names)),
             backoff_options: Some(BackoffStrategy {
                 base_interval: Some(duration(RETRY_PAUSE)),
                 max_interval: Some(duration(RETRY_PAUSE * 8)),
@@ -110,11 +113,23 @@ pub(super) fn tcp_proxy(key: RuleKey, rules: &[&Rule]) -> Any {
 /// pause 12 attempts are needed, and without ejections that count at once (see [`super::cluster`]) 8 with the pause.
 ///
 /// A single host gets one attempt: then `connect_timeout` is what it says, and the next attempt is the client's to make. A
-/// hostname may be two hosts, one of each family.
-fn max_connect_attempts(rules: &[&Rule]) -> u32 {
+/// hostname that Envoy looks up may be two hosts, one of each family.
+fn max_connect_attempts(key: RuleKey, rules: &[&Rule], names: &ResolvedNames) -> u32 {
     const ENOUGH: u32 = 64;
-    let hosts: u32 = rules.iter().map(|rule| if is_address(&rule.host) { 1 } else { 2 }).sum();
-    if hosts == 1 { 1 } else { (hosts + 2).min(ENOUGH) }
+    let hosts = |rule: &&Rule| match key.direction {
+        Direction::Egress => names.addresses(rule).len(),
+        Direction::Ingress => {
+            if is_address(&rule.host) {
+                1
+            } else {
+                2
+            }
+        }
+    };
+    match rules.iter().map(hosts).sum() {
+        0 | 1 => 1,
+        hosts => u32::try_from(hosts + 2).unwrap_or(ENOUGH).min(ENOUGH),
+    }
 }
 
 /// The pause before a retry is a random part of this; it doubles with each, up to eight times as much.

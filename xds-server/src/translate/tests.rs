@@ -35,9 +35,12 @@ fn the_same_input_gives_the_same_bytes() {
         (Direction::Ingress, "tcp:80:127.0.0.1:80"),
         (Direction::Ingress, "tcp:80:localhost:80"),
     ]);
-    let first = translate(&rules, &Settings::default()).unwrap();
+    let first = translate(&rules, &ResolvedNames::default(), &Settings::default()).unwrap();
     for _ in 0..20 {
-        assert_eq!(changed(&first, &translate(&rules, &Settings::default()).unwrap()), [""; 0]);
+        assert_eq!(
+            changed(&first, &translate(&rules, &ResolvedNames::default(), &Settings::default()).unwrap()),
+            [""; 0]
+        );
     }
 }
 
@@ -48,7 +51,7 @@ fn more_destinations_leave_the_listener_and_the_cluster_as_they_are() {
             (1..=150).map(|n| (direction, format!("tcp:80:100.64.0.{n}:80"))).collect();
         let snapshot = |n: usize| {
             let some: Vec<_> = destinations[..n].iter().map(|(d, text)| (*d, text.as_str())).collect();
-            translate(&rules(&some), &Settings::default()).unwrap()
+            translate(&rules(&some), &ResolvedNames::default(), &Settings::default()).unwrap()
         };
         let endpoints = format!("endpoints {name}");
         let tcp_proxy = format!("extension configuration {name}");
@@ -63,7 +66,7 @@ fn a_weight_is_a_matter_of_the_endpoints_and_a_timeout_of_the_cluster() {
         let snapshot = |options: &str| {
             let second = format!("tcp:80:100.64.0.2:80{options}");
             let rules = rules(&[(direction, "tcp:80:100.64.0.1:80"), (direction, &second)]);
-            translate(&rules, &Settings::default()).unwrap()
+            translate(&rules, &ResolvedNames::default(), &Settings::default()).unwrap()
         };
         let plain = snapshot("");
         assert_eq!(changed(&plain, &snapshot(",weight=3")), [format!("endpoints {name}")]);
@@ -75,7 +78,9 @@ fn a_weight_is_a_matter_of_the_endpoints_and_a_timeout_of_the_cluster() {
 fn other_rules_leave_a_rule_as_it_is() {
     let one = [(Direction::Egress, "tcp:80:100.64.0.2:80")];
     let two = [(Direction::Ingress, "tcp:80:127.0.0.1:80"), one[0]];
-    let snapshot = |some: &[(Direction, &str)]| translate(&rules(some), &Settings::default()).unwrap();
+    let snapshot = |some: &[(Direction, &str)]| {
+        translate(&rules(some), &ResolvedNames::default(), &Settings::default()).unwrap()
+    };
     let key = RuleKey::of(Direction::Ingress, &two[0].1.parse::<Rule>().unwrap());
     let mut expected: Vec<_> = resource_names(key).iter().map(ToString::to_string).collect();
     expected.sort();
@@ -86,7 +91,9 @@ fn other_rules_leave_a_rule_as_it_is() {
 fn a_udp_destination_is_a_relay_of_the_network_and_an_endpoint() {
     let one = [(Direction::Egress, "udp:53:100.64.0.2:53")];
     let two = [one[0], (Direction::Egress, "udp:53:[fd00::2]:53")];
-    let snapshot = |some: &[(Direction, &str)]| translate(&rules(some), &Settings::default()).unwrap();
+    let snapshot = |some: &[(Direction, &str)]| {
+        translate(&rules(some), &ResolvedNames::default(), &Settings::default()).unwrap()
+    };
     assert_eq!(
         changed(&snapshot(&one), &snapshot(&two)),
         ["endpoints egress/udp/53", "extension configuration tunnel/default"],
@@ -105,7 +112,7 @@ fn every_udp_destination_has_a_loopback_address_of_its_own_and_nodes_do_not_shar
     let all: Vec<_> = texts.iter().map(|text| (Direction::Egress, text.as_str())).collect();
     let relays = |dir: &str| {
         let settings = Settings { runtime_dir: PathBuf::from(dir), ..Settings::default() };
-        udp::Loopback::new(&rules(&all), &settings).relays()
+        udp::Loopback::new(&rules(&all), &settings).relays(&ResolvedNames::default())
     };
     let mut addresses: Vec<_> = relays("/run/a").iter().map(|relay| relay.relay).collect();
     addresses.sort();
@@ -135,7 +142,9 @@ fn a_zone_is_part_of_an_address() {
 #[test]
 fn what_the_module_would_refuse_is_refused_here() {
     let ingress = rules(&[(Direction::Ingress, "tcp:65535:127.0.0.1:80")]);
-    let error = |settings: Settings| translate(&ingress, &settings).unwrap_err().to_string();
+    let error = |settings: Settings| {
+        translate(&ingress, &ResolvedNames::default(), &settings).unwrap_err().to_string()
+    };
     let with_dir = |runtime_dir: PathBuf| Settings { runtime_dir, ..Settings::default() };
 
     let long = error(with_dir(PathBuf::from(format!("/{}", "d".repeat(90)))));

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use envoy_config::{UdpIngressConfig, UdpRelay};
+use envoy_config::{Destination, UdpIngressConfig, UdpRelay};
 use envoy_types::{
     pb::{
         envoy::{
@@ -39,7 +39,10 @@ use envoy_types::{
 };
 
 use super::{Settings, TranslateError, duration, listener::local_address, module};
-use crate::rules::{Direction, Protocol, Rule, RuleKey, RuleSet};
+use crate::{
+    names::ResolvedNames,
+    rules::{Direction, Protocol, Rule, RuleKey, RuleSet},
+};
 
 /// Ports of the loopback addresses: below those that the kernel gives out by itself.
 const PORTS: std::ops::Range<u16> = 16_384..32_768;
@@ -53,7 +56,7 @@ const MAX_DATAGRAM: u64 = 65_535;
 /// the node's own: several nodes on a host do not meet.
 pub(super) struct Loopback {
     address: Ipv4Addr,
-    relays: BTreeMap<SocketAddr, SocketAddr>,
+    relays: BTreeMap<Destination, SocketAddr>,
     listeners: BTreeMap<RuleKey, SocketAddr>,
 }
 
@@ -81,8 +84,9 @@ impl Loopback {
                 }
                 // Rules with different ports share the relay of a destination.
                 (Protocol::Udp, Direction::Egress) => {
-                    for destination in rules.iter().filter_map(|rule| overlay_address(rule)) {
-                        relays.entry(destination).or_insert_with(|| place(hash(&("egress", destination))));
+                    for destination in rules.iter().map(|rule| destination(rule)) {
+                        let what = hash(&("egress", &destination));
+                        relays.entry(destination).or_insert_with(|| place(what));
                     }
                 }
             }
@@ -90,18 +94,23 @@ impl Loopback {
         Self { address, relays, listeners }
     }
 
-    /// What the module has to know.
-    pub(super) fn relays(&self) -> Vec<UdpRelay> {
-        let relay = |(destination, relay): (&SocketAddr, &SocketAddr)| UdpRelay {
+    /// What the module has to know. The relay of a name is one for all its addresses, which flows take in turn: so a flow
+    /// keeps its address when the name changes, where Envoy would end it with its endpoint.
+    pub(super) fn relays(&self, names: &ResolvedNames) -> Vec<UdpRelay> {
+        let relay = |(destination, relay): (&Destination, &SocketAddr)| UdpRelay {
             relay: *relay,
-            destination: *destination,
+            destination: destination.clone(),
+            addresses: match destination {
+                Destination::Address(_) => None,
+                Destination::Name { host, .. } => Some(names.of(host).to_vec()),
+            },
         };
         self.relays.iter().map(relay).collect()
     }
 
     /// The address that stands for the destination of an egress rule.
     pub(super) fn relay(&self, rule: &Rule) -> SocketAddr {
-        let relay = overlay_address(rule).and_then(|destination| self.relays.get(&destination));
+        let relay = self.relays.get(&destination(rule));
         relay.copied().unwrap_or(SocketAddr::new(self.address.into(), PORTS.start))
     }
 
@@ -222,8 +231,12 @@ fn udp(mut address: Address) -> Address {
     address
 }
 
-fn overlay_address(rule: &Rule) -> Option<SocketAddr> {
-    Some(SocketAddr::new(rule.host.parse::<IpAddr>().ok()?, rule.destination_port))
+fn destination(rule: &Rule) -> Destination {
+    let (host, port) = (&rule.host, rule.destination_port);
+    match host.parse::<IpAddr>() {
+        Ok(address) => SocketAddr::new(address, port).into(),
+        Err(_) => Destination::Name { host: host.clone(), port },
+    }
 }
 
 /// The same in every process of one build; a change with the next build costs nothing but idle flows.

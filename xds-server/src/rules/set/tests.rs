@@ -174,17 +174,24 @@ fn removing_names_the_source_or_what_was_not_found() {
 }
 
 #[test]
-fn what_this_release_does_not_carry_is_refused_with_a_reason() {
+fn an_egress_host_is_an_address_or_a_name() {
     let mut set = RuleSet::new();
-    let mut refused =
-        |direction, text: &str| set.add(direction, rule(text), Source::Flag).unwrap_err().to_string();
-    for host in ["example.com", "999.1.1.1", "100.64.0.01", "[fe80::1%eth0]"] {
-        assert_eq!(
-            refused(Direction::Egress, &format!("tcp:80:{host}:80")),
-            format!("egress destinations must be IP addresses in this release: tcp:80:{host}:80")
-        );
+    for host in ["999.1.1.1", "100.64.0.01", "[fe80::1%eth0]", "bad host!", "a..b", &"h".repeat(64)] {
+        let error = set.add(Direction::Egress, rule(&format!("tcp:80:{host}:80")), Source::Flag).unwrap_err();
+        let host = host.trim_matches(['[', ']']);
+        let expected = format!("egress destination {host} is neither an IP address nor a host name");
+        assert!(error.to_string().starts_with(&expected), "{error}");
     }
     assert!(set.is_empty());
+    for (direction, host) in [
+        (Direction::Egress, "db.example"),
+        (Direction::Egress, "[fd00::1]"),
+        (Direction::Egress, "a_b-c."),
+        (Direction::Ingress, "web.example"),
+    ] {
+        set.add(direction, rule(&format!("udp:53:{host}:53")), Source::Flag).unwrap();
+    }
+    assert_eq!(set.egress_names().iter().collect::<Vec<_>>(), ["a_b-c.", "db.example"]);
 }
 
 #[test]

@@ -1,0 +1,280 @@
+//! Destinations that are host names.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use e2e::{
+    DnsServer, Identity, Node, NodeBuilder, Products, Server, connect, echo, eventually, free_port,
+    free_ports, http, http_get, measured, mounts, need, products, read_end,
+};
+use tempfile::TempDir;
+
+/// A name server, and an `/etc/resolv.conf` that names it.
+struct Dns {
+    server: DnsServer,
+    directory: TempDir,
+}
+
+impl Dns {
+    /// On port 53, because `/etc/resolv.conf` knows no other.
+    fn start() -> Dns {
+        static NEXT: AtomicU8 = AtomicU8::new(1);
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let address = Ipv4Addr::new(127, high, low, NEXT.fetch_add(1, Ordering::Relaxed));
+        let server = DnsServer::at((address, 53).into()).expect("root may listen on port 53");
+        let dns = Dns { server, directory: tempfile::tempdir().expect("a temporary directory") };
+        dns.write("resolv.conf", &format!("nameserver {address}\n"));
+        dns.write("hosts", "127.0.0.1 localhost\n");
+        dns
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        std::fs::write(self.path(file), text).expect("a file");
+    }
+
+    fn path(&self, file: &str) -> std::path::PathBuf {
+        Path::new(self.directory.path()).join(file)
+    }
+
+    fn set(&self, name: &str, ttl: u32, addresses: &[IpAddr]) {
+        self.server.set(name, ttl, addresses);
+    }
+
+    /// A node whose system asks this server.
+    fn node(&self, products: &Products, identity: &Identity) -> NodeBuilder<'static> {
+        Node::with(products, identity)
+            .mount(self.path("resolv.conf"), "/etc/resolv.conf")
+            .mount(self.path("hosts"), "/etc/hosts")
+            // One worker, so that rotation is exact.
+            .flag("--concurrency=1")
+    }
+
+    /// Who is asked, as errors say it.
+    fn address(&self) -> IpAddr {
+        self.server.address().ip()
+    }
+}
+
+/// A UDP server that answers every datagram with its name, as long as the test program runs.
+fn udp_server(name: &'static str) -> SocketAddr {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = socket.local_addr().expect("bound");
+    thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((_, client)) = socket.recv_from(&mut buffer) {
+            // It may be gone.
+            let _ = socket.send_to(name.as_bytes(), client);
+        }
+    });
+    address
+}
+
+/// A client of a port of 127.0.0.1.
+fn udp_client(port: u16) -> UdpSocket {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    socket.connect((Ipv4Addr::LOCALHOST, port)).expect("loopback");
+    socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
+    socket
+}
+
+fn ask(client: &UdpSocket) -> Option<String> {
+    client.send(b"who?").expect("sent");
+    let mut answer = [0; 64];
+    let length = client.recv(&mut answer).ok()?;
+    Some(String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+fn exchange(stream: &mut TcpStream, text: &[u8]) {
+    stream.write_all(text).expect("written");
+    let mut answer = vec![0; text.len()];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(answer, text);
+}
+
+/// How many pages of each name come, of so many.
+fn pages(port: u16, count: usize, name: &str) -> usize {
+    (0..count).filter(|_| http_get(port).expect("a page") == name).count()
+}
+
+#[test]
+fn an_egress_name_follows_its_records_and_live_connections_stay() {
+    let products = need!(products());
+    need!(mounts());
+    let dns = Dns::start();
+    let servers = [Server::local(http("over v4")), Server::local(http("over v6")), Server::local(echo)];
+    let own = Identity::new(1);
+    let (v4, v6) = (own.v4, own.v6);
+    dns.set("web.test", 1, &[v4.into()]);
+    dns.set("echo.test", 1, &[v4.into()]);
+    dns.set("udp.test", 1, &[v4.into()]);
+    let [web_port, echo_port, udp_port] = free_ports();
+    let node = dns
+        .node(&products, &own)
+        .ingress(format!("tcp:80:{},bind={v4}", servers[0].address()))
+        .ingress(format!("tcp:80:{},bind={v6}", servers[1].address()))
+        .ingress(format!("tcp:7:{}", servers[2].address()))
+        .ingress(format!("udp:53:{},bind={v4}", udp_server("over v4")))
+        .ingress(format!("udp:53:{},bind={v6}", udp_server("over v6")))
+        .egress(format!("tcp:{web_port}:web.test:80"))
+        .egress(format!("tcp:{echo_port}:echo.test:7"))
+        .egress(format!("udp:{udp_port}:udp.test:53"))
+        .start();
+    assert_eq!(pages(web_port, 4, "over v4"), 4);
+    let mut live = connect((Ipv4Addr::LOCALHOST, echo_port)).expect("a connection");
+    exchange(&mut live, b"before");
+    let flow = udp_client(udp_port);
+    assert_eq!(ask(&flow).as_deref(), Some("over v4"));
+    let admin = node.admin();
+    let rebuilt = || {
+        let stats = ["listener_manager.listener_modified", "cluster_manager.cluster_modified"];
+        stats.map(|name| admin.stat(name))
+    };
+    let before = rebuilt();
+
+    let moved = Instant::now();
+    for name in ["web.test", "echo.test", "udp.test"] {
+        dns.set(name, 1, &[v6.into()]);
+    }
+    eventually("new connections at the new address", || http_get(web_port).expect("a page") == "over v6");
+    measured(&format!("a name with a TTL of 1 s moved within {:.1} s", moved.elapsed().as_secs_f64()));
+    eventually("new flows at the new address", || ask(&udp_client(udp_port)).as_deref() == Some("over v6"));
+    assert_eq!(pages(web_port, 4, "over v6"), 4);
+    exchange(&mut live, b"after");
+    assert_eq!(ask(&flow).as_deref(), Some("over v4"), "a flow keeps its destination");
+    assert_eq!(rebuilt(), before, "a name that moves is a matter of endpoints");
+
+    // Both: every address takes its share.
+    dns.set("web.test", 1, &[v4.into(), v6.into()]);
+    dns.set("udp.test", 1, &[v4.into(), v6.into()]);
+    eventually("connections at both addresses", || pages(web_port, 10, "over v4") == 5);
+    eventually("flows at both addresses", || {
+        let of_v4 = |_: &usize| ask(&udp_client(udp_port)).as_deref() == Some("over v4");
+        (0..10).filter(of_v4).count() == 5
+    });
+    exchange(&mut live, b"still");
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_told_and_works_once_it_does() {
+    let products = need!(products());
+    need!(mounts());
+    let dns = Dns::start();
+    let server = Server::local(http("late"));
+    let own = Identity::new(1);
+    let [port, shared, udp_port] = free_ports();
+    let node = dns
+        .node(&products, &own)
+        .ingress(format!("tcp:80:{}", server.address()))
+        .ingress(format!("udp:53:{}", udp_server("late")))
+        .egress(format!("tcp:{shared}:{}:80", own.v4))
+        .egress(format!("tcp:{shared}:late.test:80"))
+        .expect_complaint("late.test")
+        .start();
+    let from = dns.address();
+    let added = node.nexctl_ok(&["proxy", "add", "--egress", &format!("tcp:{port}:late.test:80")]);
+    let expected =
+        format!("Added egress proxy rule: tcp:{port}:late.test:80\nIts destination is unresolved: ");
+    assert!(added.starts_with(&expected), "{added}");
+    assert!(added.contains(&format!("late.test: NXDOMAIN from {from}, next try in ")), "{added}");
+    node.nexctl_ok(&["proxy", "add", "--egress", &format!("udp:{udp_port}:late.test:53")]);
+    let status = || node.nexctl_ok(&["status"]);
+    let line = format!("unresolved: late.test: NXDOMAIN from {from}, next try in ");
+    assert!(status().starts_with("Status: Running\n") && status().contains(&line), "{}", status());
+    // Its clients are told at once, and other destinations of a port serve.
+    let start = Instant::now();
+    let mut client = connect((Ipv4Addr::LOCALHOST, port)).expect("Envoy accepts");
+    assert_eq!(read_end(&mut client).expect("closed in order"), 0);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(node.access_log(&format!("egress/tcp/{port}"), 1)[0].contains("flags=UH"), "no healthy upstream");
+    assert_eq!(pages(shared, 4, "late"), 4);
+    assert_eq!(node.nexctl_ok(&["proxy", "list"]).matches("late.test").count(), 3);
+
+    dns.set("late.test", 1, &[own.v4.into()]);
+    let appeared = Instant::now();
+    eventually("the name that came", || http_get(port).is_ok_and(|page| page == "late"));
+    measured(&format!("a name that came served {:.1} s later", appeared.elapsed().as_secs_f64()));
+    eventually("the name that came, over UDP", || ask(&udp_client(udp_port)).as_deref() == Some("late"));
+    assert_eq!(status(), "Status: Running\n");
+
+    // Gone, or nobody there to ask: what was found stays, and the status says so.
+    dns.server.remove("late.test");
+    let gone =
+        format!("not refreshed: late.test: NXDOMAIN from {from}, so it stays {}, next try in ", own.v4);
+    eventually("the failure in the status", || status().contains(&gone));
+    assert_eq!(pages(port, 2, "late"), 2);
+    dns.server.set_silent(true);
+    let silent = format!("not refreshed: late.test: no answer from {from}");
+    e2e::within(Duration::from_secs(30), "the silence in the status", || {
+        status().contains(&silent).then_some(())
+    });
+    assert_eq!(pages(port, 2, "late"), 2);
+    dns.server.set_silent(false);
+    dns.set("late.test", 60, &[own.v4.into()]);
+    e2e::within(Duration::from_secs(20), "the recovery", || (status() == "Status: Running\n").then_some(()));
+}
+
+#[test]
+fn the_systems_files_count_as_they_are_now() {
+    let products = need!(products());
+    need!(mounts());
+    let dns = Dns::start();
+    let server = Server::local(http("found"));
+    let own = Identity::new(1);
+    dns.write("hosts", &format!("127.0.0.1 localhost\n{} there\n", own.v4));
+    let [first, second] = free_ports();
+    let node = dns
+        .node(&products, &own)
+        .ingress(format!("tcp:80:{}", server.address()))
+        .egress(format!("tcp:{first}:there:80"))
+        .egress(format!("tcp:{second}:here:80"))
+        .expect_complaint("unresolved: here")
+        .start();
+    assert_eq!(http_get(first).expect("a page"), "found");
+    http_get(second).expect_err("it is not in the file");
+    dns.write("hosts", &format!("127.0.0.1 localhost\n{} there here\n", own.v4));
+    e2e::within(Duration::from_secs(20), "the new line of the file", || http_get(second).ok());
+    assert_eq!(node.nexctl_ok(&["status"]), "Status: Running\n");
+}
+
+#[test]
+fn ingress_names_are_looked_up_by_envoy_and_every_address_has_its_share() {
+    let products = need!(products());
+    need!(mounts());
+    let dns = Dns::start();
+    let own = Identity::new(1);
+    // Two servers at two addresses with one port, as a name has it.
+    let port = free_port();
+    let at = |last: u8| IpAddr::from([127, 0, 77, last]);
+    let [first, second] = [(1, "first"), (2, "second")].map(|(last, page)| {
+        Server::on(std::net::TcpListener::bind((at(last), port)).expect("a port"), http(page))
+    });
+    dns.set("web.test", 1, &[at(1), at(2)]);
+    dns.set("udp.test", 1, &[at(1)]);
+    for (last, name) in [(1, "first"), (2, "second")] {
+        let socket = UdpSocket::bind((at(last), port)).expect("a port");
+        thread::spawn(move || {
+            while let Ok((_, client)) = socket.recv_from(&mut [0; 64]) {
+                let _ = socket.send_to(name.as_bytes(), client);
+            }
+        });
+    }
+    let [web, udp] = free_ports();
+    let _node = dns
+        .node(&products, &own)
+        .ingress(format!("tcp:80:web.test:{port}"))
+        .ingress(format!("udp:53:udp.test:{port}"))
+        .egress(format!("tcp:{web}:{}:80", own.v4))
+        .egress(format!("udp:{udp}:{}:53", own.v4))
+        .start();
+    assert_eq!(pages(web, 10, "first"), 5);
+    assert_eq!(ask(&udp_client(udp)).as_deref(), Some("first"));
+    dns.set("web.test", 1, &[at(2)]);
+    dns.set("udp.test", 1, &[at(2)]);
+    eventually("the address that is left", || pages(web, 4, "second") == 4);
+    eventually("the new address, over UDP", || ask(&udp_client(udp)).as_deref() == Some("second"));
+    drop((first, second));
+}
