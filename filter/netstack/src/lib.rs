@@ -32,4 +32,5 @@ pub use event::{CloseReason, ConnectError, Event, FlowId, Transmit, UdpCloseReas
 pub use listen::Local;
 pub use netstack::Netstack;
 pub use stats::{PeerStatus, Stats};
+pub use tcp::conn;
 pub use time::Instant;

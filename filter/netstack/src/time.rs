@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// A point in time: microseconds since an epoch that the caller chooses. It must never run backwards for one
 /// [`Netstack`](crate::Netstack); a smaller value than before counts as the largest one seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(u64);
 
 impl Instant {

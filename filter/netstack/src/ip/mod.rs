@@ -19,7 +19,7 @@ pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
 
 /// Length of the header that [`compose`] writes.
-const fn header_len(address: IpAddr) -> usize {
+pub(crate) const fn header_len(address: IpAddr) -> usize {
     match address {
         IpAddr::V4(_) => 20,
         IpAddr::V6(_) => 40,
@@ -39,32 +39,42 @@ pub(crate) fn compose_with(
     len: usize,
     write: impl FnOnce(&mut [u8]),
 ) -> Vec<u8> {
-    let mut packet = vec![0; header_len(source) + len];
+    let mut packet = Vec::with_capacity(header_len(source) + len);
+    start(&mut packet, source, destination, protocol, len);
+    packet.resize(header_len(source) + len, 0);
+    write(&mut packet[header_len(source)..]);
+    packet
+}
+
+/// Appends the header of a packet whose payload, of `len` bytes, is appended next.
+pub(crate) fn start(packet: &mut Vec<u8>, source: IpAddr, destination: IpAddr, protocol: u8, len: usize) {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let total = u16::try_from(packet.len()).unwrap_or(u16::MAX);
-            packet[0] = 0x45;
-            packet[2..4].copy_from_slice(&total.to_be_bytes());
-            packet[6] = 0x40; // don't fragment
-            packet[8] = 64;
-            packet[9] = protocol;
-            packet[12..16].copy_from_slice(&source.octets());
-            packet[16..20].copy_from_slice(&destination.octets());
-            let sum = checksum(0, &packet[..20]);
-            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            let mut header = [0; 20];
+            let total = u16::try_from(20 + len).unwrap_or(u16::MAX);
+            header[0] = 0x45;
+            header[2..4].copy_from_slice(&total.to_be_bytes());
+            header[6] = 0x40; // don't fragment
+            header[8] = 64;
+            header[9] = protocol;
+            header[12..16].copy_from_slice(&source.octets());
+            header[16..20].copy_from_slice(&destination.octets());
+            let sum = checksum(0, &header);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+            packet.extend_from_slice(&header);
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            packet[0] = 0x60;
-            packet[4..6].copy_from_slice(&u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
-            packet[6] = protocol;
-            packet[7] = 64;
-            packet[8..24].copy_from_slice(&source.octets());
-            packet[24..40].copy_from_slice(&destination.octets());
+            let mut header = [0; 40];
+            header[0] = 0x60;
+            header[4..6].copy_from_slice(&u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
+            header[6] = protocol;
+            header[7] = 64;
+            header[8..24].copy_from_slice(&source.octets());
+            header[24..40].copy_from_slice(&destination.octets());
+            packet.extend_from_slice(&header);
         }
         _ => {}
     }
-    write(&mut packet[header_len(source)..]);
-    packet
 }
 
 /// Whether the transport checksum is right. Packets are authenticated, so this is only asked where packets could have

@@ -2,6 +2,7 @@
 //!
 //! [`engine`] is the boundary behind which one flow's TCP runs; everything else here is about many flows.
 
+pub mod conn;
 mod engine;
 mod flow;
 mod life;

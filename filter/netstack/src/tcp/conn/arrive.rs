@@ -1,0 +1,193 @@
+//! A segment arrives (RFC 9293, section 3.10.7.4).
+
+use std::time::Duration;
+
+use super::segment::Segment;
+use super::{Connection, End, Stage};
+use crate::Instant;
+use crate::ip::{self, Packet};
+
+/// After so long without a segment a timestamp says nothing (RFC 7323, section 5.5).
+const TIMESTAMP_LIFE: Duration = Duration::from_secs(24 * 24 * 3600);
+
+impl Connection {
+    /// Takes a whole IP packet. False: it is none of this connection's segments.
+    pub fn handle_packet(&mut self, now: Instant, packet: &[u8]) -> bool {
+        let parsed = Packet::parse(packet).ok().and_then(|packet| {
+            let ports = packet.payload.first_chunk::<4>()?;
+            let [s0, s1, d0, d1] = *ports;
+            let ours = packet.protocol == ip::TCP
+                && packet.source == self.ends.remote.ip()
+                && packet.destination == self.ends.local.ip()
+                && u16::from_be_bytes([s0, s1]) == self.ends.remote.port()
+                && u16::from_be_bytes([d0, d1]) == self.ends.local.port()
+                && (!self.settings.verify_checksums || ip::checksum_holds(&packet));
+            Segment::parse(packet.payload).filter(|_| ours)
+        });
+        match parsed {
+            Some(segment) => self.handle_segment(now, &segment),
+            None => self.counters.malformed += 1,
+        }
+        parsed.is_some()
+    }
+
+    /// Takes a segment of this connection.
+    pub(crate) fn handle_segment(&mut self, now: Instant, segment: &Segment<'_>) {
+        self.counters.received = self.counters.received.wrapping_add(1);
+        match self.stage {
+            Stage::Closed => {}
+            Stage::SynSent => self.arrive_in_syn_sent(now, segment),
+            _ => {
+                if self.is_current(now, segment) {
+                    self.arrive(now, segment);
+                }
+            }
+        }
+    }
+
+    /// Protection against old duplicates (RFC 7323, section 5.3).
+    fn is_current(&mut self, now: Instant, segment: &Segment<'_>) -> bool {
+        if !self.timestamps || segment.is_rst() {
+            return true;
+        }
+        let Some((value, _)) = segment.options.timestamps else {
+            // RFC 7323, section 3.2: dropped without an answer.
+            self.counters.old_timestamps += 1;
+            return false;
+        };
+        let old = value.wrapping_sub(self.ts_recent).cast_signed() < 0;
+        if old && now.saturating_since(self.ts_recent_at) < TIMESTAMP_LIFE {
+            self.counters.old_timestamps += 1;
+            self.answer_stray(now, segment);
+            return false;
+        }
+        true
+    }
+
+    fn arrive(&mut self, now: Instant, segment: &Segment<'_>) {
+        if segment.is_rst() {
+            self.arrive_reset(now, segment);
+            return;
+        }
+        if self.stage == Stage::SynReceived && segment.is_syn() && segment.seq + 1 == self.rcv.nxt {
+            if segment.is_ack() && segment.ack == self.nxt && self.nxt != self.una {
+                // The end of a simultaneous open.
+                self.establish(now, segment);
+                self.update_window(segment);
+                self.timers.ack_now = true;
+            } else {
+                // Our SYN|ACK was lost.
+                if self.timers.may_answer(now) {
+                    self.timers.syn_at = self.timers.syn_at.map(|at| at.min(now));
+                }
+            }
+            return;
+        }
+        let accepted = self.rcv.accepts(segment.seq, segment.end());
+        if !accepted {
+            self.counters.out_of_window += 1;
+            self.rcv.repeated(segment.seq, segment.end());
+            self.answer_stray(now, segment);
+            if self.stage == Stage::TimeWait {
+                if segment.is_fin() {
+                    self.timers.time_wait_end = now + self.settings.time_wait;
+                }
+                return;
+            }
+            // Its acknowledgement is good all the same (section 3.10.7.4 for a closed window): two ends that have filled each
+            // other's buffers would else never hear of each other again.
+            let near = !segment.seq.is_before(self.rcv.nxt.back(self.rcv.limit))
+                && segment.seq.beyond(self.rcv.nxt) <= self.rcv.limit;
+            if self.stage == Stage::Open && near && segment.is_ack() && !segment.is_syn() {
+                self.timers.answered(now, self.board.is_empty());
+                self.take_acknowledgement(now, segment, true);
+                self.close_when_complete(now);
+            }
+            return;
+        }
+        if segment.is_syn() {
+            // A SYN in the window is an old duplicate or an attack (RFC 5961, section 4).
+            self.answer_stray(now, segment);
+            return;
+        }
+        if let Some((value, echo)) = segment.options.timestamps.filter(|_| self.timestamps) {
+            if !segment.seq.is_after(self.last_ack_sent) {
+                self.ts_recent = value;
+                self.ts_recent_at = now;
+            }
+            if !segment.payload.is_empty() && echo != 0 {
+                self.receiver_round_trip(now, echo);
+            }
+        }
+        if !segment.is_ack() {
+            return;
+        }
+        if self.stage == Stage::SynReceived {
+            if segment.ack != self.iss + 1 {
+                self.counters.bad_acks += 1;
+                self.timers.stray_reset = Some(segment.ack);
+                return;
+            }
+            self.establish(now, segment);
+        }
+        if !self.take_acknowledgement(now, segment, false) {
+            return;
+        }
+        if !segment.payload.is_empty() || segment.is_fin() {
+            self.take_bytes(now, segment);
+        }
+        self.timers.answered(now, self.board.is_empty());
+        self.close_when_complete(now);
+    }
+
+    /// RFC 5961, section 3: only the exact number resets.
+    fn arrive_reset(&mut self, now: Instant, segment: &Segment<'_>) {
+        if self.stage == Stage::TimeWait {
+            // It would cut the rest short (RFC 1337).
+            return;
+        }
+        if segment.seq == self.rcv.nxt {
+            self.close(End::Reset);
+        } else if self.rcv.accepts(segment.seq, segment.seq + 1) {
+            self.answer_stray(now, segment);
+        } else {
+            self.counters.out_of_window += 1;
+        }
+    }
+
+    fn take_bytes(&mut self, now: Instant, segment: &Segment<'_>) {
+        if self.rcv.finished {
+            return;
+        }
+        let had_mss = self.rcv.mss;
+        let before = self.rcv.nxt;
+        let taken = self.rcv.take(segment.seq, segment.payload, segment.is_fin());
+        self.counters.too_many_holes += u32::from(taken.dropped);
+        if taken.advanced && self.rcv.finished && !self.fin_sent() {
+            self.passive_close = true;
+        }
+        let timers = &mut self.timers;
+        timers.ack_bytes = timers.ack_bytes.saturating_add(self.rcv.nxt - before);
+        let full = segment.payload.len() >= had_mss as usize;
+        let quick = full && timers.quick_acks > 0;
+        timers.quick_acks -= u8::from(quick);
+        // Every second full segment at the latest (RFC 9293, section 3.8.6.3); a batch of many gets one.
+        if taken.urgent || quick || timers.ack_bytes >= 2 * self.rcv.mss {
+            timers.ack_now = true;
+        } else if taken.advanced && timers.ack_at.is_none() {
+            timers.ack_at = Some(now + self.settings.ack_delay);
+        }
+    }
+
+    /// An acknowledgement says how things stand. Only so many, because two ends that disagree would talk for ever.
+    pub(super) fn answer_stray(&mut self, now: Instant, segment: &Segment<'_>) {
+        if !segment.payload.is_empty() || segment.is_fin() || self.timers.may_answer(now) {
+            self.timers.ack_now = true;
+        } else {
+            self.counters.answers_limited += 1;
+        }
+        if !segment.payload.is_empty() {
+            self.counters.duplicates += 1;
+        }
+    }
+}

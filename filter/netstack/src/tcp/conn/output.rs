@@ -1,0 +1,236 @@
+//! The next packet to send.
+
+use super::congestion::CongestionControl;
+use super::options::{TIMESTAMPS_LEN, Written};
+use super::recovery::Mode;
+use super::segment::{self, ACK, FIN, Header, PSH, RST};
+use super::seq::Seq;
+use super::timers::Probe;
+use super::{Connection, End, Stage};
+use crate::Instant;
+
+impl Connection {
+    /// Writes the next IP packet into `out`, which is cleared first. False: there is none (now).
+    pub fn poll_packet(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+        out.clear();
+        self.run_timers(now);
+        if let Some(seq) = self.timers.stray_reset.take() {
+            self.write_bare(now, out, seq, RST);
+            return true;
+        }
+        match self.stage {
+            Stage::SynSent => self.poll_syn(now, out),
+            Stage::SynReceived if self.timers.abort => self.poll_abort(now, out),
+            Stage::SynReceived => self.poll_syn(now, out),
+            Stage::Open if self.timers.abort => self.poll_abort(now, out),
+            Stage::Open => {
+                if self.poll_open(now, out) {
+                    return true;
+                }
+                self.settle(now);
+                false
+            }
+            Stage::TimeWait | Stage::Closed => self.poll_acknowledgement(now, out),
+        }
+    }
+
+    fn poll_abort(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+        self.write_bare(now, out, self.nxt, RST | ACK);
+        self.close(End::Aborted);
+        true
+    }
+
+    fn poll_open(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+        // Full segments have no room for SACK blocks, so these go first.
+        if self.timers.ack_now && self.rcv.has_blocks() {
+            return self.poll_acknowledgement(now, out);
+        }
+        match self.timers.probe.take() {
+            Some(Probe::Tail) if self.poll_tail_probe(now, out) => return true,
+            Some(probe @ (Probe::Window | Probe::Keepalive)) => {
+                // An empty segment before the window: it has to be answered, and is never taken for new.
+                let probes_window = probe == Probe::Window;
+                self.counters.window_probes += u32::from(probes_window);
+                self.counters.keepalives += u32::from(!probes_window);
+                self.write_bare(now, out, self.una.back(1), ACK);
+                self.timers.unanswered.get_or_insert(now);
+                return true;
+            }
+            _ => {}
+        }
+        self.timers.paced = false;
+        self.poll_lost(now, out) || self.poll_new(now, out) || self.poll_acknowledgement(now, out)
+    }
+
+    /// What was lost comes before what is new.
+    fn poll_lost(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+        let Some(sent) = self.board.next_lost() else { return false };
+        let fits = self.board.flying() + sent.len() <= self.congestion.window();
+        if !self.recovery.forced && (!fits || !self.may_leave(now)) {
+            return false;
+        }
+        self.send_again(now, out, sent.start, sent.end);
+        true
+    }
+
+    fn send_again(&mut self, now: Instant, out: &mut Vec<u8>, start: Seq, end: Seq) {
+        self.board.resend(start, now);
+        if start == self.una {
+            self.timers.rto_base = now;
+        }
+        self.counters.retransmitted = self.counters.retransmitted.wrapping_add(1);
+        if self.recovery.mode != Mode::Open {
+            self.recovery.resent(self.timestamp(now));
+        }
+        self.write_data(now, out, start, end);
+    }
+
+    fn poll_new(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+        let Some(len) = self.next_len() else {
+            // Unless more was lost than the window has room for.
+            self.limited &= self.board.lost() > 0;
+            return false;
+        };
+        if self.board.lost() > 0 || self.board.flying() + len > self.congestion.window() {
+            self.limited = true;
+            return false;
+        }
+        if !self.may_leave(now) {
+            return false;
+        }
+        self.send_new(now, out, len);
+        true
+    }
+
+    /// Bytes of the next new segment; zero for a FIN alone. `None`: nothing, or the peer has no room for it.
+    fn next_len(&self) -> Option<u32> {
+        let waiting = self.waiting();
+        let usable = self.usable();
+        if waiting == 0 {
+            let fin = self.fin && !self.fin_sent() && usable > 0;
+            return fin.then_some(0);
+        }
+        let len = waiting.min(self.mss).min(usable);
+        // No small segment only because the window has a small rest (RFC 9293, section 3.8.6.2.1).
+        let small = len < self.mss && len < waiting && len < self.max_wnd / 2;
+        (len > 0 && (!small || self.timers.push_on)).then_some(len)
+    }
+
+    fn may_leave(&mut self, now: Instant) -> bool {
+        self.timers.paced = self.settings.pacing && !self.pacer.allows(now);
+        !self.timers.paced
+    }
+
+    fn send_new(&mut self, now: Instant, out: &mut Vec<u8>, len: u32) {
+        if self.board.is_empty() {
+            let idle = now.saturating_since(self.timers.last_sent);
+            let rto = self.rtt.timeout();
+            if idle > rto {
+                self.congestion.on_idle(idle, rto);
+            }
+            self.timers.rto_base = now;
+        }
+        let start = self.nxt;
+        let end = start + len;
+        let fin = self.fin && end == self.write_end() && self.usable() > len;
+        self.nxt = end + u32::from(fin);
+        self.board.push(start, self.nxt, now);
+        self.timers.push_on = false;
+        self.write_data(now, out, start, self.nxt);
+    }
+
+    /// RFC 8985, section 7.3: new bytes if there are any, else the last ones again, whatever the congestion window says.
+    fn poll_tail_probe(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+        let Some(last) = self.board.back().copied() else { return false };
+        self.counters.tail_probes += 1;
+        // From here the retransmission timeout counts.
+        self.timers.rto_base = now;
+        if let Some(len) = self.next_len() {
+            self.send_new(now, out, len);
+            self.timers.tail = Some((self.nxt, false));
+        } else {
+            self.timers.tail = Some((last.end, true));
+            self.send_again(now, out, last.start, last.end);
+        }
+        true
+    }
+
+    /// A segment from `start` to `end`, where the FIN may be the last number.
+    fn write_data(&mut self, now: Instant, out: &mut Vec<u8>, start: Seq, end: Seq) {
+        let last = end.earliest(self.write_end());
+        let len = last.beyond(start);
+        let mut flags = ACK;
+        if end.is_after(self.write_end()) {
+            flags |= FIN;
+        }
+        if len > 0 && last == self.write_end() {
+            flags |= PSH;
+        }
+        let mut options = Written::new();
+        if self.timestamps {
+            options.timestamps(self.timestamp(now), self.ts_recent);
+        }
+        let header = self.header(start, flags);
+        let offset = start.beyond(self.front) as usize;
+        let buffer = &self.buffer;
+        segment::write(out, &self.ends, header, options.as_slice(), len as usize, |out| {
+            buffer.read(offset, len as usize, |piece| out.extend_from_slice(piece));
+        });
+        self.sent(now);
+        self.recovery.sent(len);
+        self.timers.last_sent = now;
+        self.timers.probe_base = now;
+        self.timers.unanswered.get_or_insert(now);
+        if let Some(smoothed) = self.rtt.smoothed().filter(|_| self.settings.pacing) {
+            let (window, slow_start) = (self.congestion.window(), self.congestion.in_slow_start());
+            self.pacer.sent(now, len + TIMESTAMPS_LEN, window, smoothed, slow_start);
+        }
+    }
+
+    fn poll_acknowledgement(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+        if !self.timers.ack_now {
+            return false;
+        }
+        let mut options = Written::new();
+        if self.timestamps {
+            options.timestamps(self.timestamp(now), self.ts_recent);
+        }
+        if self.sack && self.rcv.has_blocks() {
+            let (blocks, filled) = self.rcv.blocks();
+            options.sack(blocks[..filled].iter().copied());
+        }
+        // At the end of what the peer accepts, even when a window that shrank is behind us.
+        let header = self.header(self.nxt, ACK);
+        segment::write(out, &self.ends, header, options.as_slice(), 0, |_| {});
+        self.sent(now);
+        true
+    }
+
+    /// A segment that is nothing but its header.
+    fn write_bare(&mut self, now: Instant, out: &mut Vec<u8>, seq: Seq, flags: u8) {
+        let mut options = Written::new();
+        if self.timestamps && self.stage != Stage::SynSent && flags & ACK != 0 {
+            options.timestamps(self.timestamp(now), self.ts_recent);
+        }
+        let header = if flags & ACK == 0 {
+            Header { seq, ack: Seq(0), flags, window: 0 }
+        } else {
+            self.header(seq, flags)
+        };
+        segment::write(out, &self.ends, header, options.as_slice(), 0, |_| {});
+        self.counters.sent = self.counters.sent.wrapping_add(1);
+    }
+
+    fn header(&mut self, seq: Seq, flags: u8) -> Header {
+        Header { seq, ack: self.rcv.nxt, flags, window: self.rcv.announce(self.scaled) }
+    }
+
+    /// A segment with an acknowledgement has gone out.
+    fn sent(&mut self, _now: Instant) {
+        self.counters.sent = self.counters.sent.wrapping_add(1);
+        self.last_ack_sent = self.rcv.nxt;
+        self.timers.ack_now = false;
+        self.timers.ack_at = None;
+        self.timers.ack_bytes = 0;
+    }
+}

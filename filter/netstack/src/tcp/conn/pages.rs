@@ -1,0 +1,114 @@
+//! A queue of bytes in pages: it holds about as much memory as it holds bytes, and nothing when it is empty.
+
+use std::collections::VecDeque;
+
+/// Bytes per page: a dozen segments for one allocation.
+pub(super) const PAGE: usize = 16 << 10;
+
+/// Bytes from a front that moves on, written at any distance from it.
+#[derive(Default)]
+pub(super) struct Pages {
+    pages: VecDeque<Vec<u8>>,
+    /// Bytes of the first page that are gone.
+    skip: usize,
+    /// The page that was freed last, for the next one that is needed.
+    spare: Option<Vec<u8>>,
+}
+
+impl Pages {
+    /// Writes at `offset` from the front. What lies between older bytes and these is undefined until it is written.
+    pub(super) fn write(&mut self, offset: usize, mut data: &[u8]) {
+        let mut at = self.skip + offset;
+        while !data.is_empty() {
+            let (index, within) = (at / PAGE, at % PAGE);
+            while self.pages.len() <= index {
+                self.add();
+            }
+            let (part, rest) = data.split_at(data.len().min(PAGE - within));
+            let page = &mut self.pages[index];
+            if page.len() < within {
+                page.resize(within, 0);
+            }
+            let over = part.len().min(page.len() - within);
+            page[within..within + over].copy_from_slice(&part[..over]);
+            page.extend_from_slice(&part[over..]);
+            data = rest;
+            at += part.len();
+        }
+    }
+
+    /// The bytes from `offset` on for `len`, in pieces.
+    pub(super) fn read(&self, offset: usize, len: usize, mut take: impl FnMut(&[u8])) {
+        let (mut at, mut left) = (self.skip + offset, len);
+        while left > 0 {
+            let within = at % PAGE;
+            let some = left.min(PAGE - within);
+            let Some(piece) = self.pages.get(at / PAGE).and_then(|page| page.get(within..within + some))
+            else {
+                return;
+            };
+            take(piece);
+            at += some;
+            left -= some;
+        }
+    }
+
+    /// Moves the front on.
+    pub(super) fn consume(&mut self, len: usize) {
+        self.skip += len;
+        while self.skip >= PAGE {
+            self.skip -= PAGE;
+            if let Some(mut page) = self.pages.pop_front() {
+                page.clear();
+                self.spare = Some(page);
+            }
+        }
+    }
+
+    /// Gives all memory back. The queue must be of no more use to anybody.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Bytes of memory held.
+    pub(super) fn memory(&self) -> usize {
+        (self.pages.len() + usize::from(self.spare.is_some())) * PAGE
+    }
+
+    fn add(&mut self) {
+        let page = match self.spare.take() {
+            Some(page) => page,
+            // A first page grows with what comes: most messages are short.
+            None if self.pages.is_empty() => Vec::new(),
+            None => Vec::with_capacity(PAGE),
+        };
+        self.pages.push_back(page);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents(pages: &Pages, offset: usize, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        pages.read(offset, len, |piece| bytes.extend_from_slice(piece));
+        bytes
+    }
+
+    #[test]
+    fn what_is_written_out_of_order_is_read_in_order() {
+        let bytes: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
+        let mut pages = Pages::default();
+        for start in (0..bytes.len()).step_by(1000).rev() {
+            pages.write(start, &bytes[start..start + 1000]);
+            pages.write(start.saturating_sub(300), &bytes[start.saturating_sub(300)..start]);
+        }
+        assert_eq!(contents(&pages, 0, bytes.len()), bytes);
+        pages.consume(40_001);
+        assert_eq!(contents(&pages, 17, 50_000), bytes[40_018..90_018]);
+        assert_eq!(pages.memory(), 6 * PAGE, "five and the spare one");
+        pages.clear();
+        assert_eq!(pages.memory(), 0);
+    }
+}

@@ -1,0 +1,58 @@
+//! How buffers grow: with need, to their bounds.
+
+use std::time::Duration;
+
+use super::Connection;
+use super::congestion::CongestionControl;
+use crate::Instant;
+
+/// Before any round trip is known.
+const FIRST_ROUND: Duration = Duration::from_millis(100);
+/// Segments on top of what the reader has taken, so that a flow that starts to speed up is not held back.
+const HEADROOM: u32 = 16;
+
+/// Bytes that the reader has taken in the running round trip.
+#[derive(Debug, Default)]
+pub(super) struct Tuning {
+    started: Instant,
+    taken: u32,
+    /// Round trip as the receiver sees it, from echoed timestamps; zero before the first.
+    pub(super) round_trip: Duration,
+}
+
+impl Connection {
+    /// A window twice of what was read in a round trip lets the sender double what it sends, and no more: a reader that is
+    /// slow does not need a large window (like Linux's dynamic right-sizing).
+    pub(super) fn tune_receive_buffer(&mut self, now: Instant, read: u32) {
+        self.tuning.taken = self.tuning.taken.saturating_add(read);
+        let known = Some(self.tuning.round_trip).filter(|time| !time.is_zero());
+        let round = known.or_else(|| self.rtt.smoothed()).unwrap_or(FIRST_ROUND);
+        if now.saturating_since(self.tuning.started) < round {
+            return;
+        }
+        let wanted = self.tuning.taken.saturating_mul(2).saturating_add(HEADROOM * self.rcv.mss);
+        let most = self.settings.recv_buffer;
+        self.rcv.limit = self.rcv.limit.max(wanted.min(most));
+        self.tuning.started = now;
+        self.tuning.taken = 0;
+    }
+
+    /// A round trip as an echoed timestamp tells it. An idle sender's echo is old, so the shortest counts, and it is
+    /// forgotten slowly.
+    pub(super) fn receiver_round_trip(&mut self, now: Instant, echo: u32) {
+        let millis = self.timestamp(now).wrapping_sub(echo);
+        if millis.cast_signed() < 0 {
+            return;
+        }
+        let sample = Duration::from_millis(millis.max(1).into());
+        let known = self.tuning.round_trip;
+        self.tuning.round_trip =
+            if known.is_zero() || sample < known { sample } else { (known * 7 + sample) / 8 };
+    }
+
+    /// Twice the window: one for what is on the way, one for what comes next.
+    pub(super) fn send_limit(&self) -> u32 {
+        let least = self.settings.initial_buffer.min(self.settings.send_buffer);
+        self.congestion.window().saturating_mul(2).clamp(least, self.settings.send_buffer)
+    }
+}
