@@ -141,3 +141,27 @@ fn serves_on_a_tcp_address() {
     assert!(std::net::TcpStream::connect(address).is_ok());
     assert_eq!(server.end(Signal::TERM).0, 0);
 }
+
+#[test]
+fn rules_come_from_a_file_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, file) = (directory.path().join("ads.sock"), directory.path().join("rules.yaml"));
+    let (socket, file) = (path(&socket), path(&file));
+    let arguments = ["--ads-socket", socket, "--rules", file, "--ingress", "tcp:1:h:1"];
+    let refused = |reason: &str| {
+        let (code, said) = run(&arguments);
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains(&format!("rules file {file}: {reason}")), "{said}");
+    };
+    refused("No such file");
+    fs::write(file, "ingress:\n- tcp:2:h:2\n- tcp:3:h\n").unwrap();
+    refused("line 3, column 3: invalid proxy rule format");
+    fs::write(file, "ingress:\n- tcp:2:h:2\n- tcp:1:h:1\n").unwrap();
+    refused("line 3, column 3: ingress proxy rule tcp:1:h:1: port already in use");
+
+    fs::write(file, "ingress:\n- tcp:2:h:2\n").unwrap();
+    let server = Server::start(&arguments);
+    let expected = ["--ingress tcp:1:h:1", "--ingress tcp:2:h:2", &format!("Serving 2 rules on {socket}")];
+    assert_eq!(server.said, expected);
+    assert_eq!(server.end(Signal::TERM).0, 0);
+}
