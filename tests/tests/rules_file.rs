@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use e2e::{
     Identity, Node, NodeBuilder, Pattern, Products, Server, connect, echo, eventually, free_port, free_ports,
-    http, http_get, need, products, within,
+    http, http_get, measured, need, products, within,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -169,6 +169,56 @@ fn a_changed_file_changes_its_rules_and_no_other_connection() {
         expected.sort_unstable();
         found == expected
     });
+}
+
+#[test]
+fn many_reloads_under_load_cut_and_refuse_nothing() {
+    const RELOADS: usize = 40;
+    const TRANSFERS: usize = 20;
+    let products = need!(products());
+    let servers = [Server::local(echo), Server::local(http("page"))];
+    let identity = Identity::new(1);
+    let v4 = identity.v4;
+    let [transfers, pages, comes_and_goes] = free_ports();
+    let base = format!(
+        "ingress: ['tcp:81:{}', 'tcp:82:{}']\negress:\n- tcp:{transfers}:{v4}:81\n- tcp:{pages}:{v4}:82\n",
+        servers[0].address(),
+        servers[1].address()
+    );
+    let file = File::new(&base);
+    let mut node = circle(&products, &identity, &file).start();
+    eventually("the file's rules", || http_get(pages).is_ok());
+    let live: Vec<_> = (0..TRANSFERS).map(|_| Transfer::start(transfers)).collect();
+    let over = AtomicBool::new(false);
+    let served = std::thread::scope(|scope| {
+        let clients = scope.spawn(|| {
+            let mut served = 0;
+            while !over.load(Ordering::Relaxed) {
+                assert_eq!(http_get(pages).expect("never refused"), "page");
+                served += 1;
+            }
+            served
+        });
+        for round in 0..RELOADS {
+            // A listener that comes and goes, and a second destination of the one that is used, with changing weights.
+            let second = format!("'tcp:{pages}:[{}]:82,weight={}'", identity.v6, round + 1);
+            let more = match round % 2 {
+                0 => format!("- tcp:{comes_and_goes}:{v4}:82\n- {second}\n"),
+                _ => String::new(),
+            };
+            file.rename_over(&(base.clone() + &more));
+            node.process().signal(Signal::HUP);
+            eventually("the reload", || list(&node).len() == if more.is_empty() { 4 } else { 6 });
+            assert!(!clients.is_finished(), "a client was refused");
+        }
+        over.store(true, Ordering::Relaxed);
+        clients.join().expect("every client was served")
+    });
+    let bytes: u64 = live.into_iter().map(Transfer::finish).sum();
+    measured(&format!(
+        "{RELOADS} reloads: {served} pages, {TRANSFERS} transfers of {} MiB in all",
+        bytes >> 20
+    ));
 }
 
 #[test]

@@ -62,10 +62,11 @@ impl Changes {
             .map_err(|error| format!("rules file {}: {error}", path.display()))?;
 
         let now = view(&path, &wanted);
-        tracing::info!("{now}");
-        self.view.send_modify(|view| view.rules_file = Some(now));
         self.waiting.retain(|waiting| waiting.source != Source::File);
         self.change_to(wanted).await;
+        // Who reads that it applies should find it so.
+        tracing::info!("{now}");
+        self.view.send_modify(|view| view.rules_file = Some(now));
         self.show();
         Ok(())
     }
@@ -108,7 +109,6 @@ impl Changes {
             Ok(snapshot) => {
                 self.rules = rules;
                 self.publish(snapshot);
-                self.show();
             }
             // More of them could be.
             Err(error) => tracing::error!("{error}"),
