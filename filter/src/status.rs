@@ -4,7 +4,7 @@ use crate::driver::UdpStats;
 use nexodus_netstack::{Local, Stats};
 use serde_json::{Map, Value, json};
 
-/// A copy of the network thread's numbers, at most a second old while anything happens.
+/// A copy of the network thread's numbers, at most a second old.
 #[derive(Clone, Default)]
 pub(crate) struct NetworkStatus {
     pub(crate) public_key: String,
@@ -30,6 +30,8 @@ pub(crate) struct PeerStatus {
     pub(crate) latest_handshake: Option<u64>,
     pub(crate) transmitted: u64,
     pub(crate) received: u64,
+    /// Seconds; 0 for none.
+    pub(crate) persistent_keepalive: u16,
 }
 
 /// The netstack's numbers, and those of the network thread around it.
@@ -166,6 +168,7 @@ impl NetworkStatus {
                     "latest_handshake": peer.latest_handshake,
                     "transmitted_bytes": peer.transmitted,
                     "received_bytes": peer.received,
+                    "persistent_keepalive": peer.persistent_keepalive,
                 })
             })
             .collect();

@@ -32,6 +32,7 @@ pub struct NodeBuilder<'a> {
     interface: String,
     rules: Vec<(&'static str, String)>,
     flags: Vec<String>,
+    variables: Vec<(&'static str, String)>,
     prefix: Vec<String>,
     namespace: Option<&'a Namespace>,
     expected: Vec<String>,
@@ -79,6 +80,13 @@ impl<'a> NodeBuilder<'a> {
     #[must_use]
     pub fn flag(mut self, flag: impl Into<String>) -> Self {
         self.flags.push(flag.into());
+        self
+    }
+
+    /// A variable of nexd's environment.
+    #[must_use]
+    pub fn variable(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.variables.push((name, value.into()));
         self
     }
 
@@ -159,6 +167,7 @@ impl<'a> Node<'a> {
             interface: String::new(),
             rules: vec![],
             flags: vec![],
+            variables: vec![],
             prefix: vec![],
             namespace: None,
             expected: vec![],
@@ -213,6 +222,7 @@ impl<'a> Node<'a> {
             command.args([direction, rule.as_str()]);
         }
         command.env("NEXD_MODULE_DIR", &builder.products.directory);
+        command.envs(builder.variables.iter().map(|(name, value)| (name, value)));
         if !builder.prefix.is_empty() {
             command = under(&builder.prefix, &command);
         }

@@ -4,6 +4,7 @@
 //! [`socket`] makes a socket without ever taking one away from a living process.
 
 pub mod client;
+pub mod peers;
 pub mod rpc;
 pub mod server;
 pub mod socket;
@@ -29,22 +30,21 @@ pub enum Method {
     ProxyRemoveIngress,
     /// Removes an egress rule.
     ProxyRemoveEgress,
+    /// [`peers::PeerList`] as JSON.
+    ListPeers,
+    /// Makes nexd and Envoy say more.
+    SetDebugOn,
+    /// Makes them say what they were started to say.
+    SetDebugOff,
+    /// `on` or `off`.
+    GetDebug,
     /// A method that upstream has and this release has not.
     Unsupported(&'static str),
 }
 
 /// Upstream's remaining methods.
-const UNSUPPORTED: [&str; 9] = [
-    "SetDebugOn",
-    "SetDebugOff",
-    "GetDebug",
-    "ListPeers",
-    "ConnectivityV4",
-    "ConnectivityV6",
-    "EnableExitNodeClient",
-    "DisableExitNodeClient",
-    "ListExitNodes",
-];
+const UNSUPPORTED: [&str; 5] =
+    ["ConnectivityV4", "ConnectivityV6", "EnableExitNodeClient", "DisableExitNodeClient", "ListExitNodes"];
 
 impl Method {
     /// Looks up a name such as `NexdCtl.ProxyList`. The errors are those of Go's `net/rpc`.
@@ -68,6 +68,10 @@ impl Method {
             Self::ProxyAddEgress,
             Self::ProxyRemoveIngress,
             Self::ProxyRemoveEgress,
+            Self::ListPeers,
+            Self::SetDebugOn,
+            Self::SetDebugOff,
+            Self::GetDebug,
         ];
         let unsupported = UNSUPPORTED.map(Self::Unsupported);
         supported
@@ -90,6 +94,10 @@ impl Method {
             Self::ProxyAddEgress => "ProxyAddEgress",
             Self::ProxyRemoveIngress => "ProxyRemoveIngress",
             Self::ProxyRemoveEgress => "ProxyRemoveEgress",
+            Self::ListPeers => "ListPeers",
+            Self::SetDebugOn => "SetDebugOn",
+            Self::SetDebugOff => "SetDebugOff",
+            Self::GetDebug => "GetDebug",
             Self::Unsupported(name) => name,
         }
     }

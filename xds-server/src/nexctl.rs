@@ -1,6 +1,9 @@
 //! `nexctl`: asks and changes a running nexd, and makes keys.
 
 mod cli;
+mod output;
+mod peers;
+mod rules;
 
 use std::{
     ffi::OsString,
@@ -8,12 +11,17 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{Args as _, CommandFactory as _, Parser as _};
 use envoy_config::PrivateKey;
 
-use self::cli::{Arguments, Command, Get, Nexd, NexdCommand, Proxy, Rules};
+use self::{
+    cli::{
+        Arguments, Command, Get, Nexd, NexdCommand, Offered, Peers, Proxy, Set, Switch, why_not, why_not_nexd,
+    },
+    output::Format,
+};
 use crate::{
-    argv::{normalize, split_values},
+    argv::normalize,
     control::{
         Method,
         client::{Client, ClientError},
@@ -30,7 +38,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => error.exit(),
     };
-    match run(arguments.command) {
+    match run(arguments.offered) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Shown) => ExitCode::FAILURE,
         Err(Failure::Usage(text)) => {
@@ -66,16 +74,29 @@ impl From<io::Error> for Failure {
     }
 }
 
-fn run(command: Command) -> Result<(), Failure> {
+fn run(Offered { output, command }: Offered) -> Result<(), Failure> {
     match command {
-        Command::Nexd(nexd) => ask(nexd),
+        Command::Version => print(&format!("version: {}\n", env!("CARGO_PKG_VERSION"))),
+        Command::Nexd(nexd) => ask(nexd, output),
         Command::Genkey => {
             let key = PrivateKey::generate().map_err(|error| Failure::Text(error.to_string()))?;
             print(&key.to_base64())?;
             print("\n")
         }
         Command::Pubkey => print(&format!("{}\n", read_key()?.public_key())),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            let mut command = Offered::augment_args(clap::Command::new("nexctl"));
+            clap_complete::generate(shell.generator(), &mut command, "nexctl", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+        Command::Other(command) => Err(unknown(&command, why_not(&command))),
     }
+}
+
+fn unknown(command: &[String], why_not: Option<String>) -> Failure {
+    let name = command.first().map(String::as_str).unwrap_or_default();
+    Failure::Usage(why_not.unwrap_or_else(|| format!("unrecognized subcommand '{name}'; see nexctl --help")))
 }
 
 fn read_key() -> Result<PrivateKey, Failure> {
@@ -84,7 +105,7 @@ fn read_key() -> Result<PrivateKey, Failure> {
     text.trim().parse().map_err(|problem| Failure::Text(format!("the key on standard input {problem}")))
 }
 
-fn ask(Nexd { unix_socket, command }: Nexd) -> Result<(), Failure> {
+fn ask(Nexd { unix_socket, command }: Nexd, output: Format) -> Result<(), Failure> {
     let sockets = unix_socket.map_or_else(|| Environment::current().sockets(), |socket| vec![socket]);
     let client = Client::new(sockets);
     match command {
@@ -97,42 +118,21 @@ fn ask(Nexd { unix_socket, command }: Nexd) -> Result<(), Failure> {
             let method = if ipv6 { Method::GetTunnelIPv6 } else { Method::GetTunnelIPv4 };
             print(&format!("{}\n", client.call(method, "")?))
         }
-        NexdCommand::Proxy(Proxy::List) => print(&client.call(Method::ProxyList, "")?),
+        NexdCommand::Get(Get::Debug) => print(&format!("{}\n", client.call(Method::GetDebug, "")?)),
+        NexdCommand::Set(Set::Debug { switch }) => {
+            let method = if switch == Switch::On { Method::SetDebugOn } else { Method::SetDebugOff };
+            print(&format!("{}\n", client.call(method, "")?))
+        }
+        NexdCommand::Proxy(Proxy::List) => rules::list(&client, output),
         NexdCommand::Proxy(Proxy::Add(rules)) => {
-            change(&client, "adding", rules, Method::ProxyAddIngress, Method::ProxyAddEgress)
+            rules::change(&client, "adding", rules, Method::ProxyAddIngress, Method::ProxyAddEgress)
         }
         NexdCommand::Proxy(Proxy::Remove(rules)) => {
-            change(&client, "removing", rules, Method::ProxyRemoveIngress, Method::ProxyRemoveEgress)
+            rules::change(&client, "removing", rules, Method::ProxyRemoveIngress, Method::ProxyRemoveEgress)
         }
+        NexdCommand::Peers(Peers::List { .. }) => peers::list(&client, output),
+        NexdCommand::Other(command) => Err(unknown(&command, why_not_nexd(&command))),
     }
-}
-
-/// Each rule for itself: one that fails does not keep the others from being tried.
-fn change(
-    client: &Client,
-    verb: &str,
-    Rules { ingress, egress }: Rules,
-    ingress_method: Method,
-    egress_method: Method,
-) -> Result<(), Failure> {
-    if ingress.is_empty() && egress.is_empty() {
-        return Err(Failure::Usage("No rules provided".to_owned()));
-    }
-    let mut outcome = Ok(());
-    for (direction, method, rules) in
-        [("ingress", ingress_method, ingress), ("egress", egress_method, egress)]
-    {
-        for rule in split_values(&rules) {
-            match client.call(method, &rule) {
-                Ok(text) => print(&text)?,
-                Err(error) => {
-                    complain(&format!("Error {verb} {direction} rule ({rule}): {error}"));
-                    outcome = Err(Failure::Shown);
-                }
-            }
-        }
-    }
-    outcome
 }
 
 /// Unlike `println!` this, and the next, do not panic when the reader is gone.

@@ -10,9 +10,11 @@ pub mod backoff;
 pub mod bootstrap;
 pub mod changes;
 pub mod cli;
+pub mod debug;
 pub mod envoy;
 pub mod error;
 pub mod log_line;
+pub mod module;
 pub mod node;
 pub mod paths;
 pub mod plan;
@@ -33,7 +35,13 @@ use std::{
 use clap::{CommandFactory as _, Parser as _};
 use tracing_subscriber::EnvFilter;
 
-use self::{cli::Arguments, error::StartError, paths::Environment, plan::Plan};
+use self::{
+    cli::{Arguments, EnvoyLogLevel},
+    debug::Debug,
+    error::StartError,
+    paths::Environment,
+    plan::Plan,
+};
 use crate::argv;
 
 /// Runs nexd with these arguments, the program's name first.
@@ -48,8 +56,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => error.exit(),
     };
-    start_log();
-    match run(arguments) {
+    let debug = start_log(arguments.envoy_log_level);
+    match run(arguments, debug) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -58,7 +66,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<(), StartError> {
+fn run(arguments: Arguments, debug: Debug) -> Result<(), StartError> {
     let check = arguments.check;
     let plan = Plan::new(arguments, &Environment::current())?;
     if check {
@@ -69,7 +77,7 @@ fn run(arguments: Arguments) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(StartError::io("runtime"))?;
-    runtime.block_on(node::run(plan))
+    runtime.block_on(node::run(plan, debug))
 }
 
 fn show(plan: &Plan) -> std::io::Result<()> {
@@ -81,15 +89,19 @@ fn show(plan: &Plan) -> std::io::Result<()> {
     out.flush()
 }
 
-fn start_log() {
+fn start_log(envoy: EnvoyLogLevel) -> Debug {
     let debug = std::env::var_os("NEXD_LOGLEVEL").is_some_and(|level| !level.is_empty());
-    let filter = if debug { "info,xds_server=debug,envoy=debug" } else { "info" };
-    // A second log in one process is refused; the first one goes on.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(debug::filter(debug, envoy)))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         // It would say so on standard error, and panic when that is what failed.
         .log_internal_errors(false)
-        .try_init();
+        .with_filter_reloading();
+    let filter = log.reload_handle();
+    // A second log in one process is refused; the first one goes on.
+    let _ = log.try_init();
+    Debug::new(debug, envoy, move |directives| {
+        filter.reload(EnvFilter::new(directives)).map_err(|error| error.to_string())
+    })
 }

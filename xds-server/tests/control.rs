@@ -111,8 +111,8 @@ fn upstreams_requests_get_upstreams_replies() {
             r#"{"id":3,"result":null,"error":"rpc: can't find method NexdCtl.X"}"#,
         ),
         (
-            r#"{"method":"NexdCtl.ListPeers","params":[""],"id":4}"#,
-            r#"{"id":4,"result":null,"error":"ListPeers is not supported by this nexd"}"#,
+            r#"{"method":"NexdCtl.ListExitNodes","params":[""],"id":4}"#,
+            r#"{"id":4,"result":null,"error":"ListExitNodes is not supported by this nexd"}"#,
         ),
         (
             r#"{"method":"NexdCtl.Status","params":[5],"id":5}"#,

@@ -156,4 +156,6 @@ pub struct PeerStatus {
     pub tx_bytes: u64,
     /// Bytes of authenticated UDP datagrams received from it.
     pub rx_bytes: u64,
+    /// Seconds between its keepalives; `None` and 0 are none.
+    pub persistent_keepalive: Option<u16>,
 }

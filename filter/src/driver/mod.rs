@@ -44,7 +44,7 @@ const SEND_BUDGET: usize = 64;
 /// Netstack events per turn: few enough that a burst of new connections does not keep datagrams waiting until the
 /// socket's buffer is full.
 const EVENT_BUDGET: usize = 256;
-/// At most this old while anything happens.
+/// The status is at most this old.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a network cannot start.
@@ -117,6 +117,7 @@ pub(crate) fn start(
         listening: BTreeSet::new(),
         stats: ThreadStats::default(),
         status_due: clock.now(),
+        status_stale: true,
     };
     thread::Builder::new()
         .name(format!("nexodus:{}", network.name))
@@ -155,6 +156,8 @@ struct Driver {
     listening: BTreeSet<Local>,
     stats: ThreadStats,
     status_due: Instant,
+    /// Something may have changed since the status was published.
+    status_stale: bool,
 }
 
 /// Who a flow of the netstack belongs to.
@@ -197,7 +200,8 @@ impl Driver {
             Some(Duration::ZERO)
         } else {
             let now = self.clock.now();
-            let deadlines = [self.stack.poll_timeout(), self.relays.deadline()];
+            let status = self.status_stale.then_some(self.status_due);
+            let deadlines = [self.stack.poll_timeout(), self.relays.deadline(), status];
             deadlines.into_iter().flatten().min().map(|deadline| deadline.saturating_since(now))
         };
         match self.poll.poll(events, timeout) {
@@ -303,9 +307,11 @@ impl Driver {
 
     fn publish_status(&mut self, now: Instant) {
         if now < self.status_due {
+            self.status_stale = true;
             return;
         }
         self.status_due = now + STATUS_INTERVAL;
+        self.status_stale = false;
         let peers = self
             .stack
             .peers()
@@ -316,6 +322,7 @@ impl Driver {
                 latest_handshake: peer.latest_handshake_at.map(|at| self.clock.unix_seconds(at)),
                 transmitted: peer.tx_bytes,
                 received: peer.rx_bytes,
+                persistent_keepalive: peer.persistent_keepalive.unwrap_or(0),
             })
             .collect();
         let mut status = network::lock(&self.network.status);

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::output::Format;
 
 /// Talks to the nexd on this host, and makes WireGuard keys.
 #[derive(Parser, Debug)]
@@ -15,25 +17,121 @@ Examples:
   nexctl nexd proxy add --ingress tcp:443:10.10.100.152:8443
   nexctl nexd proxy remove --ingress tcp:443:10.10.100.152:8443
   nexctl nexd proxy list
+  nexctl --output json nexd peers list
+  nexctl completion bash > /etc/bash_completion.d/nexctl
   umask 077; nexctl genkey > key; nexctl pubkey < key
 
 Exit codes: 0 done; 1 nexd is not there or refuses; 2 usage."
 )]
 pub(super) struct Arguments {
+    /// What it offers.
+    #[command(flatten)]
+    pub(super) offered: Offered,
+
+    /// Flags for upstream's control plane.
+    #[command(flatten)]
+    service: Service,
+}
+
+/// What there is to choose from; completions show this.
+#[derive(Args, Debug)]
+pub(super) struct Offered {
+    /// The form of lists
+    #[arg(long, value_name = "FORMAT", global = true, default_value = "column")]
+    pub(super) output: Format,
+
     /// What to do
     #[command(subcommand)]
     pub(super) command: Command,
 }
 
+/// Upstream's flags for its control plane, which its commands for a nexd take and leave unused.
+#[derive(Args, Debug)]
+struct Service {
+    #[arg(long, hide = true, global = true)]
+    host: Option<String>,
+    #[arg(long, hide = true, global = true)]
+    service_url: Option<String>,
+    #[arg(long, hide = true, global = true)]
+    username: Option<String>,
+    #[arg(long, hide = true, global = true)]
+    password: Option<String>,
+    #[arg(long, hide = true, global = true)]
+    debug: bool,
+    #[arg(long, hide = true, global = true)]
+    insecure_skip_tls_verify: bool,
+}
+
 /// What to do.
 #[derive(Subcommand, Debug)]
 pub(super) enum Command {
+    /// Show nexctl's version
+    Version,
     /// Commands for the nexd on this host
     Nexd(Nexd),
     /// Make a private key and print it
     Genkey,
     /// Read a private key from standard input and print its public key
     Pubkey,
+    /// Print a shell's completions for nexctl
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Upstream's other commands, and what is none.
+    #[command(external_subcommand)]
+    Other(Vec<String>),
+}
+
+/// A shell with completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+impl Shell {
+    pub(super) fn generator(self) -> clap_complete::Shell {
+        match self {
+            Self::Bash => clap_complete::Shell::Bash,
+            Self::Zsh => clap_complete::Shell::Zsh,
+            Self::Fish => clap_complete::Shell::Fish,
+        }
+    }
+}
+
+/// Upstream's commands that speak to its control plane.
+const CONTROL_PLANE: [&str; 9] = [
+    "device",
+    "invitation",
+    "organization",
+    "reg-key",
+    "security-group",
+    "service-network",
+    "site",
+    "user",
+    "vpc",
+];
+
+/// Why one of upstream's commands is not here; nothing for what is no command of upstream's either.
+pub(super) fn why_not(command: &[String]) -> Option<String> {
+    let name = command.first()?;
+    CONTROL_PLANE.contains(&name.as_str()).then(|| {
+        format!(
+            "nexctl {name}: this release works without the Nexodus control plane; `nexctl nexd` has the commands for the nexd \
+             on this host"
+        )
+    })
+}
+
+/// The same for a command after `nexctl nexd`.
+pub(super) fn why_not_nexd(command: &[String]) -> Option<String> {
+    (command.first()? == "exit-node").then(|| {
+        "nexctl nexd exit-node: an exit node takes the traffic of a whole host; nexd in proxy mode routes nothing, it has \
+         rules"
+            .to_owned()
+    })
 }
 
 /// Commands for a nexd.
@@ -59,9 +157,29 @@ pub(super) enum NexdCommand {
     /// Show a value
     #[command(subcommand)]
     Get(Get),
+    /// Change a value
+    #[command(subcommand)]
+    Set(Set),
     /// Show or change the proxy rules
     #[command(subcommand)]
     Proxy(Proxy),
+    /// Show the WireGuard peers
+    #[command(subcommand)]
+    Peers(Peers),
+    /// Upstream's other commands, and what is none.
+    #[command(external_subcommand)]
+    Other(Vec<String>),
+}
+
+/// The WireGuard peers.
+#[derive(Subcommand, Debug)]
+pub(super) enum Peers {
+    /// Show each peer's endpoint, allowed IPs, newest handshake and bytes
+    List {
+        /// Everything, as always; upstream has this flag
+        #[arg(long, short)]
+        full: bool,
+    },
 }
 
 /// Values that nexd has.
@@ -73,6 +191,25 @@ pub(super) enum Get {
         #[arg(long, short = '6')]
         ipv6: bool,
     },
+    /// Show whether nexd and Envoy log debug messages: on or off
+    Debug,
+}
+
+/// Values that can be changed.
+#[derive(Subcommand, Debug)]
+pub(super) enum Set {
+    /// Have nexd and Envoy log debug messages, or not
+    Debug {
+        /// Until nexd ends; Envoy may be started again meanwhile
+        switch: Switch,
+    },
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Switch {
+    On,
+    Off,
 }
 
 /// Proxy rules.
@@ -117,7 +254,7 @@ mod tests {
             &["nexctl", "nexd", "--unix-socket", "s", "proxy", "list"][..],
             &["nexctl", "nexd", "proxy", "list", "--unix-socket", "s"],
         ] {
-            let Command::Nexd(nexd) = Arguments::try_parse_from(arguments).unwrap().command else {
+            let Command::Nexd(nexd) = Arguments::try_parse_from(arguments).unwrap().offered.command else {
                 panic!("not nexd")
             };
             assert_eq!(nexd.unix_socket, Some("s".into()));

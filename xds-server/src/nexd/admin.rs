@@ -8,6 +8,11 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::UnixStream;
 
+use super::{
+    cli::EnvoyLogLevel,
+    module::{STATUS_PATH, Status},
+};
+
 /// Envoy answers from its main thread, at once unless it is stuck.
 const LIMIT: Duration = Duration::from_secs(2);
 
@@ -85,6 +90,23 @@ impl Admin {
         let listeners: Listeners =
             serde_json::from_slice(&body).map_err(|_| AdminError::Body { path: path.to_owned() })?;
         Ok(listeners.listener_statuses.into_iter().map(|status| status.name).collect())
+    }
+
+    /// What the module tells of its networks.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn module_status(&self) -> Result<Status, AdminError> {
+        let body = self.ask(Method::GET, STATUS_PATH).await?;
+        serde_json::from_slice(&body).map_err(|_| AdminError::Body { path: STATUS_PATH.to_owned() })
+    }
+
+    /// Sets the level of all of Envoy's loggers, the module's among them.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn set_log_level(&self, level: EnvoyLogLevel) -> Result<(), AdminError> {
+        self.ask(Method::POST, &format!("/logging?level={}", level.as_str())).await.map(drop)
     }
 
     /// Closes every listener, at once and for good. Connections go on.

@@ -14,7 +14,7 @@ use rustix::fs::Access;
 
 pub use self::process::Envoy;
 pub(crate) use self::process::{EXEC, exec};
-use super::{cli::EnvoyLogLevel, log_line::LOG_FORMAT, paths};
+use super::{debug::Debug, log_line::LOG_FORMAT, paths};
 
 /// The module is built for this one's ABI.
 const VERSION: &str = "1.40";
@@ -82,8 +82,8 @@ pub struct EnvoyCommand {
     pub bootstrap: PathBuf,
     /// How long a removed listener's connections go on.
     pub drain_time: Duration,
-    /// What Envoy says.
-    pub log_level: EnvoyLogLevel,
+    /// How much it says.
+    pub debug: Debug,
     /// Worker threads, when named.
     pub concurrency: Option<u16>,
 }
@@ -103,7 +103,7 @@ impl EnvoyCommand {
             "--drain-time-s",
             &drain_seconds,
             "--log-level",
-            self.log_level.as_str(),
+            self.debug.envoy_level().as_str(),
             "--log-format",
             LOG_FORMAT,
             // An access log that appears after ten seconds, Envoy's default, looks like one that does not appear.

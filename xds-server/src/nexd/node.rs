@@ -11,6 +11,7 @@ use tokio::{
 use super::{
     bootstrap::{Bootstrap, max_connections},
     changes::Changes,
+    debug::Debug,
     envoy::{self, EnvoyCommand},
     error::StartError,
     plan::Plan,
@@ -45,7 +46,7 @@ const FAREWELL: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// [`StartError`]; after the start only what makes going on pointless.
-pub async fn run(plan: Plan) -> Result<(), StartError> {
+pub async fn run(plan: Plan, debug: Debug) -> Result<(), StartError> {
     // From here on signals are waited for, not obeyed on the spot.
     let mut signals = Signals::new().map_err(StartError::io("signals"))?;
     for warning in &plan.warnings {
@@ -121,8 +122,16 @@ pub async fn run(plan: Plan) -> Result<(), StartError> {
     let (stop_ads, ads_stopped) = watch::channel(());
     let mut ads_server: JoinHandle<_> = tokio::spawn(ads.clone().serve(ads_listener, stopped(ads_stopped)));
     let refusals = Arc::<server::Refusals>::default();
-    let service =
-        Service::new(view.subscribe(), changes_in, names, ads.clone(), Arc::clone(&refusals), version());
+    let service = Service {
+        view: view.subscribe(),
+        changes: changes_in,
+        names,
+        ads: ads.clone(),
+        admin: admin.clone(),
+        debug: debug.clone(),
+        refusals: Arc::clone(&refusals),
+        version: version().into(),
+    };
     background.spawn(server::serve(control_listener, service, server::Limits::default(), refusals));
 
     let command = EnvoyCommand {
@@ -130,7 +139,7 @@ pub async fn run(plan: Plan) -> Result<(), StartError> {
         module_dir,
         bootstrap: directory.bootstrap(),
         drain_time: plan.envoy.drain_time,
-        log_level: plan.envoy.log_level,
+        debug,
         concurrency: plan.envoy.concurrency,
     };
     let supervisor = Supervisor { command, ads, admin, view, restarts, signals: &mut signals };

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use envoy_config::{DEFAULT_NETWORK, Limits, NetworkConfig, TunnelConfig};
 
 use super::{
-    cli::{Arguments, EnvoyLogLevel},
+    cli::Arguments,
     error::{StartError, required},
     paths::Environment,
     runtime_dir,
@@ -50,8 +50,6 @@ pub struct EnvoyOptions {
     pub binary: Option<PathBuf>,
     /// The directory of the module, when named.
     pub module_dir: Option<PathBuf>,
-    /// What Envoy says.
-    pub log_level: EnvoyLogLevel,
     /// Worker threads, when named.
     pub concurrency: Option<u16>,
     /// How long connections may go on.
@@ -122,7 +120,6 @@ impl Plan {
             envoy: EnvoyOptions {
                 binary: arguments.envoy,
                 module_dir: arguments.module_dir,
-                log_level: arguments.envoy_log_level,
                 concurrency: arguments.concurrency,
                 drain_time: arguments.drain_time,
             },

@@ -255,6 +255,7 @@ impl Peer {
             latest_handshake_at: self.established,
             tx_bytes: self.tx_bytes,
             rx_bytes: self.rx_bytes,
+            persistent_keepalive: self.config.persistent_keepalive,
         }
     }
 }

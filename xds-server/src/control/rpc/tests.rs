@@ -76,7 +76,8 @@ fn a_client_reads_replies() {
 #[test]
 fn methods() {
     assert_eq!(Method::parse("NexdCtl.ProxyList"), Ok(Method::ProxyList));
-    assert_eq!(Method::parse("NexdCtl.ListPeers"), Ok(Method::Unsupported("ListPeers")));
+    assert_eq!(Method::parse("NexdCtl.ListPeers"), Ok(Method::ListPeers));
+    assert_eq!(Method::parse("NexdCtl.ListExitNodes"), Ok(Method::Unsupported("ListExitNodes")));
     assert_eq!(Method::parse("NexdCtl.X"), Err("rpc: can't find method NexdCtl.X".into()));
     assert_eq!(Method::parse("Other.Status"), Err("rpc: can't find service Other.Status".into()));
     assert_eq!(Method::parse("Status"), Err("rpc: service/method request ill-formed: Status".into()));

@@ -3,6 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use super::*;
+use crate::nexd::cli::EnvoyLogLevel;
 
 #[test]
 fn versions() {
@@ -57,7 +58,7 @@ fn arguments() {
         module_dir: "/usr/lib".into(),
         bootstrap: "/run/nexd/bootstrap.json".into(),
         drain_time: Duration::from_millis(1500),
-        log_level: EnvoyLogLevel::Warning,
+        debug: Debug::new(false, EnvoyLogLevel::Warning, |_| Ok(())),
         concurrency: Some(2),
     };
     let arguments: Vec<_> =

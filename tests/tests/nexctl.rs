@@ -1,0 +1,174 @@
+//! nexctl at a running node: what it shows and measures, between our own nodes and against wireguard-go.
+
+use std::time::Duration;
+
+use e2e::{
+    Identity, Namespace, Node, Server, Tunnel, WgPeer, free_port, http, http_get, namespaces, need, products,
+    run_ok, within,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The peers as nexctl gives them to programs.
+#[track_caller]
+fn peers(node: &Node<'_>) -> Vec<Value> {
+    let json = node.nexctl_ok(&["peers", "list", "--output", "json"]);
+    serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"))
+}
+
+/// Waits until the only peer of this node is healthy.
+#[track_caller]
+fn healthy_peer(node: &Node<'_>) -> Value {
+    within(LIMIT, "a healthy peer", || {
+        let [peer] = <[Value; 1]>::try_from(peers(node)).expect("one peer");
+        (peer["Healthy"] == true).then_some(peer)
+    })
+}
+
+#[test]
+fn status_version_and_addresses() {
+    let products = need!(products());
+    let identity = Identity::new(7);
+    let node = Node::with(&products, &identity).start();
+    assert_eq!(node.nexctl_ok(&["status"]), "Status: Running\n");
+    let version = node.nexctl_ok(&["version"]);
+    let lines: Vec<_> =
+        version.lines().map(|line| line.split_once(": ").expect("a name and a version")).collect();
+    assert_eq!((lines[0].0, lines[1].0, lines[0].1), ("nexctl version", "nexd version", lines[1].1));
+    assert_eq!(node.nexctl_ok(&["get", "tunnelip"]), format!("{}\n", identity.v4));
+    for flag in ["--ipv6", "-6"] {
+        assert_eq!(node.nexctl_ok(&["get", "tunnelip", flag]), format!("{}\n", identity.v6));
+    }
+}
+
+#[test]
+fn peers_of_our_own_are_listed() {
+    let products = need!(products());
+    let server = Server::local(http("hello"));
+    let tunnel = Tunnel::to(&products, server.address());
+    let before = peers(&tunnel.two);
+    assert_eq!(
+        (&before[0]["Healthy"], &before[0]["LatestHandshake"], &before[0]["Rx"]),
+        (&false.into(), &"0".into(), &0.into())
+    );
+    assert_eq!(http_get(tunnel.port).expect("a page"), "hello");
+    // Each knows the other, with the numbers of the connection that has just been.
+    let (one, two) = (healthy_peer(&tunnel.one), healthy_peer(&tunnel.two));
+    assert_ne!(one["PublicKey"], two["PublicKey"]);
+    for (peer, addresses) in [(&one, "100.64.0.2/32 fd64::2/128"), (&two, "100.64.0.1/32 fd64::1/128")] {
+        let allowed: Vec<_> =
+            peer["AllowedIPs"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        assert_eq!(allowed.join(" "), addresses);
+        assert!(peer["Endpoint"].as_str().is_some_and(|text| text.starts_with("127.0.0.1:")), "{peer}");
+        for count in ["Tx", "Rx"] {
+            assert!(peer[count].as_u64().is_some_and(|bytes| bytes > 148), "{peer}");
+        }
+    }
+    let table = tunnel.two.nexctl_ok(&["peers", "list"]);
+    assert!(table.starts_with("|") && table.contains("seconds ago") && table.contains("true"), "{table}");
+}
+
+#[test]
+fn wireguard_go_as_a_peer_is_listed() {
+    let products = need!(products());
+    need!(namespaces());
+    let (near, far) = Namespace::pair();
+    let [own, peer] = Identity::several();
+    let (own, peer) = (own.at(Namespace::NEAR), peer.at(Namespace::FAR));
+    let far_peer = WgPeer::start(&far, &peer, &[&own]);
+    let section = peer.peer_section() + "PersistentKeepalive = 20\n";
+    let node = Node::with(&products, &own).peer_section(section).within(&near).start();
+    // The keepalive alone makes the handshake.
+    let shown = healthy_peer(&node);
+    assert_eq!(shown["PublicKey"], peer.public_key);
+    assert_eq!(
+        (&shown["Endpoint"], &shown["PersistentKeepalive"]),
+        (&peer.endpoint.to_string().into(), &20.into())
+    );
+    let number = |text: &str, field| -> u64 {
+        text.split_whitespace()
+            .nth(field)
+            .and_then(|word| word.parse().ok())
+            .unwrap_or_else(|| panic!("{text}"))
+    };
+    let theirs = number(&far_peer.show(&far, "latest-handshakes"), 1);
+    let ours: u64 = shown["LatestHandshake"].as_str().and_then(|text| text.parse().ok()).expect("seconds");
+    assert!(ours.abs_diff(theirs) <= 1, "{ours} here, {theirs} there");
+    run_ok(far.command("ping").args(["-c", "3", "-i", "0.2", "-W", "5", &own.v4.to_string()]));
+    within(LIMIT, "the same numbers of bytes here and there", || {
+        let here = peers(&node)[0].clone();
+        // The key, what it received, what it sent.
+        let there = far_peer.show(&far, "transfer");
+        (here["Rx"] == number(&there, 2) && here["Tx"] == number(&there, 1)).then_some(())
+    });
+}
+
+/// What was logged at debug level from this byte of the log on: by nexd itself, and by Envoy.
+fn debug_lines(node: &Node<'_>, from: usize) -> [usize; 2] {
+    let log = node.log();
+    ["DEBUG xds_server", "DEBUG envoy"]
+        .map(|mark| log.get(from..).unwrap_or_default().lines().filter(|line| line.contains(mark)).count())
+}
+
+#[test]
+fn debug_is_switched_at_run_time_and_outlives_envoy() {
+    let products = need!(products());
+    let server = Server::local(http("hello"));
+    let identity = Identity::new(1);
+    let port = free_port();
+    let node = Node::with(&products, &identity)
+        .ingress(format!("tcp:8080:{}", server.address()))
+        .egress(format!("tcp:{port}:{}:8080", identity.v4))
+        // nexd says that Envoy ended: somebody should know.
+        .expect_complaint("nvoy")
+        .start();
+    let page = || http_get(port).ok();
+    assert_eq!(page().as_deref(), Some("hello"));
+    // Something that Envoy and nexd have to say something about.
+    let both = |from: usize| {
+        http_get(port).ok().zip(Some(node.nexctl_ok(&["version"])))?;
+        debug_lines(&node, from).iter().all(|count| *count > 0).then_some(())
+    };
+    assert_eq!(node.nexctl_ok(&["get", "debug"]), "off\n");
+    assert_eq!(debug_lines(&node, 0), [0, 0], "{}", node.log());
+
+    assert_eq!(node.nexctl_ok(&["set", "debug", "on"]), "Debug logging enabled\n");
+    assert_eq!(node.nexctl_ok(&["get", "debug"]), "on\n");
+    let from = node.log().len();
+    within(LIMIT, "debug messages of both", || both(from));
+
+    let first = node.envoy_id().expect("a running Envoy");
+    let id = i32::try_from(first).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(id, Signal::KILL).expect("a running process");
+    within(LIMIT, "another Envoy", || node.envoy_id().filter(|envoy| *envoy != first));
+    within(LIMIT, "a page from it", page);
+    assert_eq!(node.nexctl_ok(&["get", "debug"]), "on\n");
+    let from = node.log().len();
+    within(LIMIT, "debug messages of the new Envoy", || both(from));
+
+    assert_eq!(node.nexctl_ok(&["set", "debug", "off"]), "Debug logging disabled\n");
+    assert_eq!(node.nexctl_ok(&["get", "debug"]), "off\n");
+    within(LIMIT, "silence about a page and a question", || {
+        // What was said before may still be on its way.
+        let from = node.log().len();
+        page().expect("a page");
+        both(from);
+        (debug_lines(&node, from) == [0, 0]).then_some(())
+    });
+}
+
+#[test]
+fn a_node_that_starts_with_debug_has_it_in_envoy_too() {
+    let products = need!(products());
+    let identity = Identity::new(1);
+    let mut node = Node::with(&products, &identity).variable("NEXD_LOGLEVEL", "debug").build();
+    node.start();
+    assert_eq!(node.nexctl_ok(&["get", "debug"]), "on\n");
+    within(LIMIT, "debug messages of both", || {
+        debug_lines(&node, 0).iter().all(|count| *count > 0).then_some(())
+    });
+    assert_eq!(node.nexctl_ok(&["set", "debug", "off"]), "Debug logging disabled\n");
+    assert_eq!(node.nexctl_ok(&["get", "debug"]), "off\n");
+}
