@@ -218,6 +218,49 @@ fn a_name_that_does_not_resolve_is_told_and_works_once_it_does() {
 }
 
 #[test]
+fn a_dns_server_in_the_overlay_is_asked_through_the_tunnel() {
+    let products = need!(products());
+    let dns = DnsServer::at((Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
+    let server = Server::local(http("inside"));
+    let [one, two] = Identity::several();
+    // More than fits into a datagram. The first in order is the one that is there, and many are not used at all.
+    let many: Vec<IpAddr> = (0..60).map(|n| [100, 65, 0, n].into()).collect();
+    dns.set("web.internal", 1, &[one.v4.into()]);
+    dns.set("udp.internal", 1, &[one.v6.into()]);
+    dns.set("many.internal", 60, &[&[one.v4.into()], &many[..]].concat());
+    let [web, udp, crowd] = free_ports();
+    let mut inside = Node::with(&products, &one)
+        .peer(&two)
+        .ingress(format!("udp:53:{}", dns.address()))
+        .ingress(format!("tcp:53:{}", dns.address()))
+        .ingress(format!("tcp:80:{}", server.address()))
+        .ingress(format!("udp:7:{}", udp_server("inside")))
+        .build();
+    inside.launch();
+    let outside = Node::with(&products, &two)
+        .peer(&one)
+        .flag(format!("--overlay-dns={}", one.v4))
+        .egress(format!("tcp:{web}:web.internal:80"))
+        .egress(format!("udp:{udp}:udp.internal:7"))
+        .expect_complaint("many.internal")
+        .expect_complaint("absent.internal")
+        .start();
+    inside.wait_ready();
+    eventually("the name from inside", || http_get(web).is_ok_and(|page| page == "inside"));
+    eventually("the name from inside, over UDP", || ask(&udp_client(udp)).as_deref() == Some("inside"));
+    assert_eq!(dns.over_tcp(), 0);
+    outside.nexctl_ok(&["proxy", "add", "--egress", &format!("tcp:{crowd}:many.internal:80")]);
+    assert!(dns.over_tcp() > 0, "a long answer comes over TCP");
+    assert_eq!(http_get(crowd).expect("a page"), "inside");
+    let absent =
+        outside.nexctl_ok(&["proxy", "add", "--egress", &format!("tcp:{}:absent.internal:80", free_port())]);
+    assert!(absent.contains(&format!("absent.internal: NXDOMAIN from {}, ", one.v4)), "{absent}");
+    // The way to the server is nobody's rule.
+    let list = outside.nexctl_ok(&["proxy", "list"]);
+    assert_eq!((list.lines().count(), list.contains(":53")), (4, false), "{list}");
+}
+
+#[test]
 fn the_systems_files_count_as_they_are_now() {
     let products = need!(products());
     need!(mounts());

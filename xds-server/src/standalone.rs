@@ -27,7 +27,7 @@ use crate::{
     nexd::cli::access_log,
     rules::{Direction, RuleSet, Source},
     rules_file::{Reading, RulesFile, RulesFileError},
-    translate::{AccessLog, Settings, TranslateError, host_has_ipv6, translate},
+    translate::{AccessLog, Settings, TranslateError, host_has_ipv6, overlay_dns, translate},
 };
 
 /// Below the flags in `--help`.
@@ -87,6 +87,11 @@ struct Arguments {
     /// the same
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration::parse_idle)]
     udp_idle_timeout: Duration,
+
+    /// Look egress host names up at this DNS server in the overlay, through the tunnel, instead of at the system's. Can be
+    /// given several times, or with commas
+    #[arg(long, value_name = "ADDRESS[:PORT]", value_delimiter = ',', value_parser = lookup::server)]
+    overlay_dns: Vec<SocketAddr>,
 
     /// Where Envoy writes one line for each connection: `stdout`, `stderr`, `off`, or a file
     #[arg(long, value_name = "WHERE", default_value = "stdout", value_parser = access_log)]
@@ -187,7 +192,7 @@ fn run(arguments: Arguments) -> Result<(), Error> {
         show(&rules, &address)?;
         let ads = Ads::new();
         ads.publish(snapshot);
-        let (names, lookups) = Names::new(lookup::Source::System);
+        let (names, lookups) = Names::new(lookup::Source::of(overlay_dns(&settings)));
         tokio::spawn(lookups.run());
         tokio::spawn(follow(file, names, rules, settings, ads.clone()));
         ads.serve(listener, ended).await?;
@@ -251,6 +256,7 @@ fn settings(arguments: &Arguments) -> io::Result<Settings> {
         udp_idle_timeout: arguments.udp_idle_timeout,
         access_log,
         peers: None,
+        overlay_dns: arguments.overlay_dns.clone(),
         ipv6: !arguments.ipv4_only && host_has_ipv6(),
     })
 }

@@ -15,12 +15,14 @@
 //!   under the listener's name: an update counts for new connections, live ones keep what they have.
 
 mod cluster;
+mod dns;
 mod health;
 mod listener;
 mod module;
 mod udp;
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -38,7 +40,7 @@ use envoy_types::{
 };
 
 use crate::{
-    names::ResolvedNames,
+    names::{ResolvedNames, lookup::OverlayServer},
     rules::{Protocol, RuleKey, RuleSet},
     snapshot::{ResourceName, ResourceType, Snapshot},
 };
@@ -59,6 +61,8 @@ pub struct Settings {
     pub access_log: AccessLog,
     /// The peers of the network; none means those that its bootstrap configuration gives.
     pub peers: Option<Vec<PeerConfig>>,
+    /// The DNS servers in the overlay that egress host names are looked up at; none means the system's resolver.
+    pub overlay_dns: Vec<SocketAddr>,
     /// Egress listeners bind `[::]`, which takes IPv4 too; otherwise `0.0.0.0`, for a host without IPv6.
     pub ipv6: bool,
 }
@@ -72,6 +76,7 @@ impl Default for Settings {
             udp_idle_timeout: envoy_config::Limits::default().udp_idle(),
             access_log: AccessLog::Stdout,
             peers: None,
+            overlay_dns: Vec::new(),
             ipv6: true,
         }
     }
@@ -90,6 +95,13 @@ impl Settings {
     pub fn tunnel_name(&self) -> String {
         format!("tunnel/{}", self.network)
     }
+}
+
+/// The DNS servers of the settings, and the loopback addresses at which the resources make them reachable. The rules do
+/// not matter for that.
+#[must_use]
+pub fn overlay_dns(settings: &Settings) -> Vec<OverlayServer> {
+    udp::Loopback::new(&RuleSet::new(), settings).dns().collect()
 }
 
 /// Where the access log goes.
@@ -130,6 +142,11 @@ pub fn translate(
     let loopback = udp::Loopback::new(rules, settings);
     add(ResourceType::ExtensionConfig, &tunnel, listener::tunnel_filter(settings, loopback.relays(names))?);
     add(ResourceType::Listener, &tunnel, pack_any(listener::tunnel(settings)));
+    for OverlayServer { server, relay } in loopback.dns() {
+        let name = dns::name(server);
+        add(ResourceType::Listener, &name, pack_any(dns::listener(server, relay)));
+        add(ResourceType::Cluster, &name, pack_any(dns::cluster(server, settings)));
+    }
     for (key, rules) in rules.by_key() {
         let name = key.to_string();
         match key.protocol {

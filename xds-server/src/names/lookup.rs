@@ -15,6 +15,9 @@ use hickory_resolver::{
 
 use super::schedule::{Answer, Family};
 
+/// Where DNS servers listen.
+const PORT: u16 = 53;
+
 /// How long a name server may take, each time it is asked.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -34,6 +37,31 @@ pub enum Source {
     System,
     /// DNS servers in the overlay.
     Overlay(Vec<OverlayServer>),
+}
+
+impl Source {
+    /// These servers; when there are none, the system's.
+    #[must_use]
+    pub fn of(servers: Vec<OverlayServer>) -> Self {
+        if servers.is_empty() { Self::System } else { Self::Overlay(servers) }
+    }
+}
+
+/// Reads the address of a DNS server in the overlay: `100.64.0.9`, `100.64.0.9:5353`, `fd00::9` or `[fd00::9]:5353`.
+///
+/// # Errors
+/// A text for the user.
+pub fn server(text: &str) -> Result<SocketAddr, String> {
+    let address = match text.parse::<IpAddr>() {
+        Ok(address) => SocketAddr::new(address, PORT),
+        Err(_) => text.parse().map_err(|_| {
+            "give the overlay address of a DNS server, like 100.64.0.9, 100.64.0.9:5353 or [fd00::9]:5353"
+        })?,
+    };
+    if address.port() == 0 || !is_host(&address.ip()) || address.ip().is_loopback() {
+        return Err("no DNS server can have this address in the overlay".to_owned());
+    }
+    Ok(address)
 }
 
 /// A DNS server in the overlay, and how this process reaches it.
@@ -159,9 +187,29 @@ fn rounded(ttl: Duration) -> Duration {
 
 /// The port only where it is not everyone's.
 fn shown(server: SocketAddr) -> String {
-    if server.port() == 53 { server.ip().to_string() } else { server.to_string() }
+    if server.port() == PORT { server.ip().to_string() } else { server.to_string() }
 }
 
 fn system_files() -> Files {
     SYSTEM_FILES.map(|file| std::fs::metadata(file).and_then(|data| data.modified()).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::server;
+
+    #[test]
+    fn a_server_is_an_address_with_or_without_a_port() {
+        for (text, read) in [
+            ("100.64.0.9", "100.64.0.9:53"),
+            ("100.64.0.9:5353", "100.64.0.9:5353"),
+            ("fd00::9", "[fd00::9]:53"),
+            ("[fd00::9]:5353", "[fd00::9]:5353"),
+        ] {
+            assert_eq!(server(text).map(|server| server.to_string()), Ok(read.to_owned()));
+        }
+        for text in ["", "dns.example", "100.64.0.9:0", "0.0.0.0", "127.0.0.53", "[fd00::9", "224.0.0.251"] {
+            assert!(server(text).is_err(), "{text}");
+        }
+    }
 }

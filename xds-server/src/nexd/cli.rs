@@ -1,10 +1,10 @@
 //! The command line of nexd.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, ValueEnum, builder::RangedU64ValueParser};
 
-use crate::{duration, translate::AccessLog};
+use crate::{duration, names::lookup, translate::AccessLog};
 
 /// Below the flags in `--help`.
 const MORE_HELP: &str = "\
@@ -106,6 +106,11 @@ pub struct Arguments {
     /// UDP flows at one time; a datagram that would make one more is dropped and counted
     #[arg(long, value_name = "N", default_value = "16384", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 20))]
     pub max_udp_flows: usize,
+
+    /// Look egress host names up at this DNS server in the overlay, through the tunnel, instead of at the system's. Can be
+    /// given several times, or with commas
+    #[arg(long, value_name = "ADDRESS[:PORT]", env = "NEXD_OVERLAY_DNS", value_delimiter = ',', value_parser = lookup::server)]
+    pub overlay_dns: Vec<SocketAddr>,
 
     /// One line for each connection: `stdout`, `stderr`, `off`, or a file
     #[arg(long, value_name = "WHERE", default_value = "stdout", value_parser = access_log)]

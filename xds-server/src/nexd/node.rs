@@ -30,7 +30,7 @@ use crate::{
     nexd::{activation::Target, admin::Admin},
     rules::{Direction, Entry, RuleKey, RuleSet, RuleSetError, Source},
     state::{StateFile, StoredRules},
-    translate::translate,
+    translate::{overlay_dns, translate},
 };
 
 /// Changes that wait for their turn; the control socket takes fewer connections than that.
@@ -73,11 +73,19 @@ pub async fn run(plan: Plan, debug: Debug) -> Result<(), StartError> {
     }
 
     let mut background = JoinSet::new();
-    let (names, lookups) = Names::new(lookup::Source::System);
-    background.spawn(lookups.run());
+    let source = lookup::Source::of(overlay_dns(&plan.settings));
+    let (names, lookups) = Names::new(source.clone());
     names.want(&rules.egress_names());
-    // So that a node that says it runs has its destinations; a name server that is not there holds nothing up for long.
-    names.tried(None, FIRST_LOOKUPS).await;
+    // A DNS server in the overlay is reached through Envoy, which has to be there first.
+    let (at_once, with_envoy) = match source {
+        lookup::Source::System => (Some(lookups), None),
+        lookup::Source::Overlay(_) => (None, Some(lookups)),
+    };
+    if let Some(lookups) = at_once {
+        background.spawn(lookups.run());
+        // So that a node that says it runs has its destinations; a name server that is not there holds nothing up for long.
+        names.tried(None, FIRST_LOOKUPS).await;
+    }
 
     let snapshot = translate(&rules, &names.resolved(), &plan.settings)?;
     let target = Target::all(&snapshot);
@@ -147,6 +155,9 @@ pub async fn run(plan: Plan, debug: Debug) -> Result<(), StartError> {
         outcome = supervisor.run(target, || {
             // Changes are made from the moment on at which the node works.
             background.spawn(changes.run(changes_out));
+            if let Some(lookups) = with_envoy {
+                background.spawn(lookups.run());
+            }
             if let (Some(file), Some(hangup)) = (plan.rules_file, hangup) {
                 background.spawn(file.watch(hangup, readings_in));
             }

@@ -104,6 +104,7 @@ impl Plan {
             connect_timeout: arguments.connect_timeout,
             udp_idle_timeout: arguments.udp_idle_timeout,
             access_log,
+            overlay_dns: arguments.overlay_dns,
             ipv6: host_has_ipv6(),
             ..Settings::default()
         };

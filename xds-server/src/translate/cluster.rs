@@ -232,7 +232,7 @@ fn ingress_endpoint(rule: &Rule) -> LbEndpoint {
 
 /// One internal listener serves every egress rule, so the endpoint says where to: in its id, which makes endpoints
 /// differ and shows in `%UPSTREAM_HOST%`, and in its metadata, which reaches the module.
-fn egress_endpoint(destination: SocketAddr, settings: &Settings) -> LbEndpoint {
+pub(super) fn egress_endpoint(destination: SocketAddr, settings: &Settings) -> LbEndpoint {
     let mut endpoint = endpoint(address::Address::EnvoyInternalAddress(EnvoyInternalAddress {
         address_name_specifier: Some(AddressNameSpecifier::ServerListenerName(settings.tunnel_name())),
         endpoint_id: destination.to_string(),
@@ -259,7 +259,7 @@ fn endpoint(address: address::Address) -> LbEndpoint {
 
 /// Envoy's end of the user-space connection to the internal listener. `nexodus.connect` inside it reports the
 /// connection as connected when the overlay is, and not as soon as Envoy's two ends have met.
-fn through_the_tunnel() -> TransportSocket {
+pub(super) fn through_the_tunnel() -> TransportSocket {
     let inner = module::transport_socket("nexodus.connect", &ConnectConfig {});
     let outer = InternalUpstreamTransport {
         passthrough_metadata: vec![MetadataValueSource {

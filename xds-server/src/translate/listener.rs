@@ -181,7 +181,7 @@ fn proxy_protocol() -> ListenerFilter {
     }
 }
 
-fn static_filter(name: &str, config: Any) -> Filter {
+pub(super) fn static_filter(name: &str, config: Any) -> Filter {
     Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(config)) }
 }
 

