@@ -126,3 +126,34 @@ fn c09_a_partial_duplicate() {
     assert_eq!(arrives(&mut script, 500, 1000), [(500, 1000)]);
     assert_eq!(script.conn.recv_available(), 1500);
 }
+
+/// 10. RFC 2883, section 4: each duplicate has its report, also when several arrive before we answer: a sender takes a
+/// recovery back when it has seen all of them.
+#[test]
+fn c10_duplicates_that_arrive_together() {
+    let mut script = Script::plain();
+    for at in (0..5000).step_by(1000) {
+        arrives(&mut script, at, 1000);
+        script.skip();
+    }
+    let twice = [0, 1000, 3000].map(|at| script.data(at, 1000));
+    script.give_together(twice);
+    let first = script.expect("the report of two that touch");
+    let second = script.expect("the report of the third");
+    assert_eq!((blocks(&first), blocks(&second)), (vec![(0, 2000)], vec![(3000, 4000)]));
+    script.quiet();
+}
+
+/// 11. An original that its retransmission has overtaken has an old timestamp, and is told like every duplicate.
+#[test]
+fn c11_a_duplicate_with_an_old_timestamp() {
+    let mut script = Script::open(unpaced(), Peer { ts: true, ..Peer::default() });
+    let original = script.data(0, 1000);
+    script.wait(50);
+    let again = script.data(0, 1000);
+    script.give(again);
+    script.skip();
+    script.give(original);
+    assert_eq!(blocks(&script.expect("a report")), [(0, 1000)]);
+    assert_eq!((script.conn.recv_available(), script.conn.counters().old_timestamps), (1000, 1));
+}

@@ -109,8 +109,15 @@ impl Script {
 
     /// The peer says `segment`.
     pub fn give(&mut self, segment: Seg) {
-        let packet = segment.packet((2, 80), (1, 40_000));
-        assert!(self.conn.handle_packet(self.now, &packet));
+        self.give_together([segment]);
+    }
+
+    /// The peer's segments arrive before we answer any.
+    pub fn give_together(&mut self, segments: impl IntoIterator<Item = Seg>) {
+        for segment in segments {
+            let packet = segment.packet((2, 80), (1, 40_000));
+            assert!(self.conn.handle_packet(self.now, &packet));
+        }
         self.collect();
     }
 

@@ -76,7 +76,9 @@ impl Connection {
         if let Some(block) = duplicate {
             self.counters.duplicates += 1;
             self.rack.duplicate(self.una, self.nxt);
-            if !block.0.is_before(self.una.back(self.max_wnd)) && self.recovery.duplicate() {
+            if !block.0.is_before(self.una.back(self.max_wnd))
+                && self.recovery.duplicate((block.1 - block.0).div_ceil(self.mss))
+            {
                 self.undo();
             }
         }

@@ -58,6 +58,8 @@ impl Connection {
         let old = value.wrapping_sub(self.ts_recent).cast_signed() < 0;
         if old && now.saturating_since(self.ts_recent_at) < TIMESTAMP_LIFE {
             self.counters.old_timestamps += 1;
+            // The original behind its retransmission, for one: the sender wants to know, as Linux tells it.
+            self.rcv.repeated(segment.seq, segment.end());
             self.answer_stray(now, segment);
             return false;
         }

@@ -26,6 +26,7 @@ mod acked;
 mod arrive;
 mod close;
 mod congestion;
+mod duplicates;
 mod open;
 mod options;
 mod output;

@@ -229,7 +229,8 @@ impl Connection {
     fn sent(&mut self, _now: Instant) {
         self.counters.sent = self.counters.sent.wrapping_add(1);
         self.last_ack_sent = self.rcv.nxt;
-        self.timers.ack_now = false;
+        // One acknowledgement has room for one duplicate's report.
+        self.timers.ack_now = self.sack && self.rcv.has_duplicates();
         self.timers.ack_at = None;
         self.timers.ack_bytes = 0;
     }

@@ -1,5 +1,6 @@
 //! The receiving side: what has arrived, in order and ahead of it, and the window that is announced.
 
+use super::duplicates::Duplicates;
 use super::options::{Block, MAX_BLOCKS};
 use super::pages::Pages;
 use super::seq::{Seq, count};
@@ -42,7 +43,7 @@ pub(super) struct Receiver {
     pages: Pages,
     ranges: Vec<Range>,
     news: u32,
-    duplicate: Option<Block>,
+    duplicates: Duplicates,
     /// Where the peer's stream ends.
     fin: Option<Seq>,
     /// Everything up to the end has arrived.
@@ -63,7 +64,7 @@ impl Receiver {
             pages: Pages::default(),
             ranges: Vec::new(),
             news: 0,
-            duplicate: None,
+            duplicates: Duplicates::default(),
             fin: None,
             finished: false,
             mss: 536,
@@ -113,7 +114,7 @@ impl Receiver {
         // What is there already, and what is too much.
         let start = seq.latest(self.nxt.earliest(end));
         if start != seq {
-            self.duplicate = Some((seq, start));
+            self.duplicates.push((seq, start));
             taken.urgent = true;
             payload = payload.get((start - seq) as usize..).unwrap_or_default();
         }
@@ -170,7 +171,7 @@ impl Receiver {
         if let Some(touched) = self.ranges.get(first..after) {
             for other in touched {
                 if !start.is_before(other.start) && !end.is_after(other.end) {
-                    self.duplicate = Some((start, end));
+                    self.duplicates.push((start, end));
                 }
                 range.start = range.start.earliest(other.start);
                 range.end = range.end.latest(other.end);
@@ -183,13 +184,18 @@ impl Receiver {
     /// A segment that lies before the window.
     pub(super) fn repeated(&mut self, start: Seq, end: Seq) {
         if !end.is_after(self.nxt) && start != end {
-            self.duplicate = Some((start, end));
+            self.duplicates.push((start, end));
         }
     }
 
     /// Nothing to tell but how far the stream has come.
     pub(super) fn has_blocks(&self) -> bool {
-        !self.ranges.is_empty() || self.duplicate.is_some()
+        !self.ranges.is_empty() || self.has_duplicates()
+    }
+
+    /// Something came twice, and the sender does not know.
+    pub(super) const fn has_duplicates(&self) -> bool {
+        !self.duplicates.is_empty()
     }
 
     /// What to report, most important first; how many of it are there.
@@ -197,7 +203,7 @@ impl Receiver {
         let mut blocks = [(Seq(0), Seq(0)); MAX_BLOCKS];
         let mut filled = 0;
         // What came twice stands first (RFC 2883, section 4), and is told once.
-        if let Some(duplicate) = self.duplicate.take() {
+        if let Some(duplicate) = self.duplicates.pop() {
             blocks[0] = duplicate;
             filled = 1;
         }

@@ -88,9 +88,9 @@ impl Recovery {
         self.resent = true;
     }
 
-    /// A retransmission has arrived beside its original. True: all of them have.
-    pub(super) fn duplicate(&mut self) -> bool {
-        self.doubtful = self.doubtful.saturating_sub(1);
+    /// So many retransmissions have arrived beside their originals. True: all of them have.
+    pub(super) fn duplicate(&mut self, segments: u32) -> bool {
+        self.doubtful = self.doubtful.saturating_sub(segments);
         self.mode != Mode::Open && self.resent && self.doubtful == 0
     }
 }
