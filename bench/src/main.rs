@@ -20,7 +20,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// TCP over links with a rate, a delay, a queue and losses: the kernel's TCP beside smoltcp's.
+    /// TCP over links with a rate, a delay, a queue and losses: the kernel's TCP, smoltcp's and ours.
     Wan(wan::Arguments),
 }
 

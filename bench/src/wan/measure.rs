@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::kernel::Kernel;
 use super::link::{Counters, Fault, Shape};
+use super::ours::Ours;
 use super::rig::{End, Host, Rig};
 use super::rows::{Column, Pair, Path, Row, Whose};
 use super::smoltcp::Smoltcp;
@@ -66,7 +67,7 @@ fn sender(whose: Whose, address: Ipv4Addr, further: Duration, seed: u64) -> Resu
             kernel.start_source(SERVER)?;
             End::Kernel(kernel)
         }
-        Whose::Smoltcp => End::Stack(stack(address, Role::Source(SERVER), seed)),
+        _ => End::Stack(stack(whose, address, Role::Source(SERVER), seed)),
     };
     Ok(Host { address, further, end })
 }
@@ -78,14 +79,17 @@ fn receiver(whose: Whose, seed: u64) -> Result<Host> {
             kernel.start_sink(PORT)?;
             End::Kernel(kernel)
         }
-        Whose::Smoltcp => End::Stack(stack(RIGHT, Role::Sink(PORT), !seed)),
+        _ => End::Stack(stack(whose, RIGHT, Role::Sink(PORT), !seed)),
     };
     Ok(Host { address: RIGHT, further: Duration::ZERO, end })
 }
 
-fn stack(address: Ipv4Addr, role: Role, seed: u64) -> Box<dyn Stack> {
-    let spec = Spec { address, role, seed, mtu: usize::from(MTU), buffer: FIXED_BUFFER };
-    Box::new(Smoltcp::new(&spec))
+fn stack(whose: Whose, address: Ipv4Addr, role: Role, seed: u64) -> Box<dyn Stack> {
+    let spec = Spec { address, role, seed, mtu: MTU, buffer: FIXED_BUFFER };
+    match whose {
+        Whose::Smoltcp => Box::new(Smoltcp::new(&spec)),
+        Whose::Ours | Whose::Linux => Box::new(Ours::new(&spec)),
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate to be read")]

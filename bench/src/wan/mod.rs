@@ -15,6 +15,7 @@ use crate::Result;
 mod kernel;
 mod link;
 mod measure;
+mod ours;
 mod report;
 mod rig;
 mod rows;
@@ -33,7 +34,7 @@ pub(crate) struct Arguments {
     /// Only rows whose name contains this, for example "200 Mbit/s, 20 ms".
     #[arg(long, default_value = "")]
     rows: String,
-    /// Only these columns, for example linux_to_linux,smoltcp_to_linux.
+    /// Only these columns, for example linux_to_linux,ours_to_linux.
     #[arg(long, value_delimiter = ',')]
     columns: Vec<String>,
     /// Leave out the rows of two senders on one queue.

@@ -63,6 +63,7 @@ pub(super) fn all() -> Vec<Row> {
 pub(super) enum Whose {
     Linux,
     Smoltcp,
+    Ours,
 }
 
 /// Sender and receiver.
@@ -74,10 +75,12 @@ pub(super) struct Column {
     pub(super) to: Whose,
 }
 
-pub(super) const COLUMNS: [Column; 3] = [
+pub(super) const COLUMNS: [Column; 5] = [
     Column { name: "linux_to_linux", from: Whose::Linux, to: Whose::Linux },
+    Column { name: "ours_to_linux", from: Whose::Ours, to: Whose::Linux },
+    Column { name: "linux_to_ours", from: Whose::Linux, to: Whose::Ours },
     Column { name: "smoltcp_to_linux", from: Whose::Smoltcp, to: Whose::Linux },
-    Column { name: "linux_to_smoltcp", from: Whose::Linux, to: Whose::Smoltcp },
+    Column { name: "ours_to_ours", from: Whose::Ours, to: Whose::Ours },
 ];
 
 /// Two senders to one Linux, through one queue.
@@ -93,12 +96,31 @@ pub(super) struct Pair {
 const SHARED: Path = Path { rate_mbps: 200, rtt_ms: 20 };
 const NEAR: Path = Path { rate_mbps: 200, rtt_ms: 10 };
 
-pub(super) const PAIRS: [Pair; 2] = [
+pub(super) const PAIRS: [Pair; 6] = [
     Pair { name: "Linux beside Linux", path: SHARED, senders: [Whose::Linux; 2], further_ms: [0; 2] },
+    Pair {
+        name: "ours beside Linux",
+        path: SHARED,
+        senders: [Whose::Ours, Whose::Linux],
+        further_ms: [0; 2],
+    },
+    Pair { name: "ours beside ours", path: SHARED, senders: [Whose::Ours; 2], further_ms: [0; 2] },
     Pair {
         name: "Linux 100 ms beside Linux 10 ms",
         path: NEAR,
         senders: [Whose::Linux; 2],
+        further_ms: [90, 0],
+    },
+    Pair {
+        name: "ours 100 ms beside Linux 10 ms",
+        path: NEAR,
+        senders: [Whose::Ours, Whose::Linux],
+        further_ms: [90, 0],
+    },
+    Pair {
+        name: "Linux 100 ms beside ours 10 ms",
+        path: NEAR,
+        senders: [Whose::Linux, Whose::Ours],
         further_ms: [90, 0],
     },
 ];

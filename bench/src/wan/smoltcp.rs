@@ -23,7 +23,7 @@ pub(super) struct Smoltcp {
 
 impl Smoltcp {
     pub(super) fn new(spec: &Spec) -> Self {
-        let mut device = Queue { mtu: spec.mtu, ..Queue::default() };
+        let mut device = Queue { mtu: usize::from(spec.mtu), ..Queue::default() };
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = spec.seed;
         let mut interface = Interface::new(config, &mut device, Instant::ZERO);

@@ -34,7 +34,7 @@ pub(super) struct Spec {
     pub(super) role: Role,
     pub(super) seed: u64,
     /// Of the path between two stacks, in bytes.
-    pub(super) mtu: usize,
+    pub(super) mtu: u16,
     /// For stacks whose buffers do not grow: the bytes of each.
     pub(super) buffer: usize,
 }
