@@ -127,8 +127,7 @@ fn c09_a_partial_duplicate() {
     assert_eq!(script.conn.recv_available(), 1500);
 }
 
-/// 10. RFC 2883, section 4: each duplicate has its report, also when several arrive before we answer: a sender takes a
-/// recovery back when it has seen all of them.
+/// 10. RFC 2883, section 4: each duplicate has its report, also when several arrive before we answer.
 #[test]
 fn c10_duplicates_that_arrive_together() {
     let mut script = Script::plain();
