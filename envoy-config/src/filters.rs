@@ -123,15 +123,59 @@ impl HealthConfig {
     }
 }
 
-/// The configuration of the transport socket `nexodus.connect`: there is nothing to configure.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The configuration of the transport socket `nexodus.connect`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ConnectConfig {}
+pub struct ConnectConfig {
+    /// The network that counts failed attempts.
+    #[serde(default = "default_network")]
+    pub network: String,
+}
 
 impl ConnectConfig {
     /// Parses and validates.
     pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
-        json::parse(json)
+        let config: Self = json::parse(json)?;
+        check_network(&config.network)?;
+        Ok(config)
+    }
+}
+
+/// The configuration of the network filter `nexodus.deadline`, before `tcp_proxy`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeadlineConfig {
+    /// The network that counts the connections that were closed.
+    #[serde(default = "default_network")]
+    pub network: String,
+    /// How long a connection may wait for a destination over all attempts, in milliseconds: 1 to 3,600,000, an hour.
+    #[serde(default = "default_limit_ms")]
+    pub limit_ms: u64,
+}
+
+const MAX_LIMIT_MS: u64 = 3_600_000;
+
+const fn default_limit_ms() -> u64 {
+    10_000
+}
+
+impl DeadlineConfig {
+    /// Parses and validates.
+    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
+        let config: Self = json::parse(json)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks every rule.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        check_network(&self.network)?;
+        if (1..=MAX_LIMIT_MS).contains(&self.limit_ms) {
+            return Ok(());
+        }
+        let value = usize::try_from(self.limit_ms).unwrap_or(usize::MAX);
+        let maximum = usize::try_from(MAX_LIMIT_MS).unwrap_or(usize::MAX);
+        Err(ConfigError::rule("limit_ms", Problem::Limit { value, minimum: 1, maximum }))
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `nexodus.egress` | network filter | [`EgressConfig`] |
 //! | `nexodus.ingress` | network filter | [`IngressConfig`] |
 //! | `nexodus.udp_ingress` | UDP listener filter | [`UdpIngressConfig`] |
+//! | `nexodus.deadline` | network filter | [`DeadlineConfig`] |
 //! | `nexodus.connect` | transport socket | [`ConnectConfig`] |
 //! | `nexodus.health` | health checker | [`HealthConfig`] |
 //!
@@ -38,7 +39,7 @@ pub mod wg_quick;
 pub use destination::Destination;
 pub use endpoint::{Endpoint, is_host_name};
 pub use error::{ConfigError, LoadError, Problem};
-pub use filters::{ConnectConfig, EgressConfig, HealthConfig, IngressConfig, Protocol};
+pub use filters::{ConnectConfig, DeadlineConfig, EgressConfig, HealthConfig, IngressConfig, Protocol};
 pub use key::{PresharedKey, PrivateKey, PublicKey, RandomError};
 pub use limits::{
     Limits, MAX_ADDRESSES, MAX_ALLOWED_IPS, MAX_FILE_BYTES, MAX_JSON_BYTES, MAX_NETWORKS, MAX_PEERS,

@@ -2,8 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use envoy_config::{
-    ConnectConfig, EgressConfig, HealthConfig, IngressConfig, Limits, MAX_ADDRESSES, MAX_ALLOWED_IPS,
-    MAX_JSON_BYTES, MAX_NETWORKS, MAX_PEERS, NetworkConfig, PeerConfig, Protocol, PublicKey, TunnelConfig,
+    ConnectConfig, DeadlineConfig, EgressConfig, HealthConfig, IngressConfig, Limits, MAX_ADDRESSES,
+    MAX_ALLOWED_IPS, MAX_JSON_BYTES, MAX_NETWORKS, MAX_PEERS, NetworkConfig, PeerConfig, Protocol, PublicKey,
+    TunnelConfig,
 };
 use serde_json::{Value, json};
 
@@ -68,7 +69,10 @@ fn what_may_be_left_out_has_a_default() {
 
     let config = EgressConfig::from_json(b"").unwrap();
     assert_eq!(config, EgressConfig { network: "default".to_owned(), peers: None, udp_relays: Vec::new() });
-    assert_eq!(ConnectConfig::from_json(b" ").unwrap(), ConnectConfig {});
+    let connect = ConnectConfig { network: "default".to_owned() };
+    assert_eq!(ConnectConfig::from_json(b" ").unwrap(), connect);
+    let deadline = DeadlineConfig { network: "default".to_owned(), limit_ms: 10_000 };
+    assert_eq!(DeadlineConfig::from_json(b"{}").unwrap(), deadline);
 }
 
 #[test]
@@ -318,6 +322,19 @@ fn a_health_check_names_its_network() {
 }
 
 #[test]
+fn a_deadline_is_up_to_an_hour() {
+    let parse = |limit: u64| {
+        let json = json!({ "limit_ms": limit }).to_string();
+        DeadlineConfig::from_json(json.as_bytes()).map_err(|error| error.to_string())
+    };
+    assert_eq!(parse(3_600_000).unwrap().limit_ms, 3_600_000);
+    for limit in [0, 3_600_001] {
+        let error = parse(limit).unwrap_err();
+        assert!(error.starts_with(&format!("limit_ms: is {limit}, give 1 to 3600000")), "{error}");
+    }
+}
+
+#[test]
 fn what_is_no_json_object_is_refused() {
     for json in ["{", "[1", "nul", "\u{0}", "[]", "1", "[[]]"] {
         let error = TunnelConfig::from_json(json.as_bytes()).unwrap_err().to_string();
@@ -326,5 +343,5 @@ fn what_is_no_json_object_is_refused() {
     }
     assert_eq!(TunnelConfig::from_json(b"{}").unwrap_err().to_string(), ".: missing field `networks`");
     let error = ConnectConfig::from_json(b"{\"x\":1}").unwrap_err().to_string();
-    assert_eq!(error, "x: unknown field `x`, there are no fields");
+    assert_eq!(error, "x: unknown field `x`, expected `network`");
 }

@@ -6,25 +6,28 @@
 //! see any other. From then on it moves Envoy's buffers without copying.
 
 use crate::greeting::{Greeting, Outcome};
-use crate::network;
+use crate::network::{self, Network};
 use envoy_config::ConnectConfig;
 use envoy_proxy_dynamic_modules_rust_sdk::*;
+use std::sync::Arc;
 
 /// Bytes per read of the internal connection; Envoy's own raw buffer socket asks for as much at a time.
 const READ_SIZE: usize = 128 * 1024;
 
-pub(crate) struct ConnectFactory;
+pub(crate) struct ConnectFactory {
+    network: Arc<str>,
+}
 
 impl ConnectFactory {
     pub(crate) fn new(config: &[u8]) -> Result<Self, envoy_config::ConfigError> {
-        ConnectConfig::from_json(config)?;
-        Ok(Self)
+        Ok(Self { network: ConnectConfig::from_json(config)?.network.into() })
     }
 }
 
 impl<ETS: EnvoyTransportSocket> TransportSocketFactoryConfig<ETS> for ConnectFactory {
     fn new_transport_socket(&self, _envoy: &mut ETS) -> Box<dyn TransportSocket<ETS>> {
         Box::new(Connect {
+            network: self.network.clone(),
             phase: Phase::Greeting { bytes: [0; Greeting::LEN], received: 0 },
             unwritten: false,
             write_finished: false,
@@ -34,6 +37,7 @@ impl<ETS: EnvoyTransportSocket> TransportSocketFactoryConfig<ETS> for ConnectFac
 }
 
 struct Connect {
+    network: Arc<str>,
     phase: Phase,
     /// The internal connection did not take all that Envoy had to write.
     unwritten: bool,
@@ -94,8 +98,11 @@ impl<ETS: EnvoyTransportSocket + ?Sized> TransportSocket<ETS> for Connect {
 
     fn on_close(&mut self, envoy: &mut ETS, _event: ConnectionEvent, abort_reset: bool) {
         if matches!(self.phase, Phase::Greeting { .. }) {
-            // It may have arrived just now; the other end takes it as read.
-            self.read_greeting(envoy);
+            // It may have arrived just now; the other end takes it as read. Else Envoy has given up: its connect timeout, or
+            // the deadline of the client. (That a client has left, Envoy does not see before it has a destination.)
+            if matches!(self.read_greeting(envoy), Handshake::Wait) {
+                self.fail(Outcome::TimedOut);
+            }
         }
         let Phase::Connected { token } = self.phase else { return };
         // A close after the overlay's end of stream, with everything written, is Envoy's own end of stream (tcp_proxy
@@ -147,7 +154,7 @@ impl Connect {
                 (IoStatus::Success, count) if count > 0 => *received += count,
                 (IoStatus::Again, _) => return Handshake::Wait,
                 (IoStatus::Success | IoStatus::Error, _) => {
-                    return self.fail("overlay: the tunnel closed the connection before it was open");
+                    return self.fail(Outcome::NoGreeting);
                 }
             }
         }
@@ -156,13 +163,16 @@ impl Connect {
                 self.phase = Phase::Connected { token };
                 Handshake::Done
             }
-            Some(Greeting { outcome, .. }) => self.fail(outcome.reason()),
-            None => self.fail("the internal listener of this endpoint does not end in nexodus.egress"),
+            Some(Greeting { outcome, .. }) => self.fail(outcome),
+            None => self.fail(Outcome::NoGreeting),
         }
     }
 
-    fn fail(&mut self, reason: &'static str) -> Handshake {
-        self.phase = Phase::Failed { reason };
+    fn fail(&mut self, outcome: Outcome) -> Handshake {
+        self.phase = Phase::Failed { reason: outcome.reason() };
+        if let Ok(network) = Network::find(&self.network) {
+            network.failures.count(outcome);
+        }
         Handshake::Failed
     }
 

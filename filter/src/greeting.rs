@@ -5,7 +5,7 @@
 //! like a success to Envoy. The greeting is [`Greeting::LEN`] bytes: the [`Outcome`], then the flow's token,
 //! by which `nexodus.connect` reports a close that the internal connection itself cannot express.
 
-/// How opening an overlay connection ended. Closed: it ends up in access logs and metric labels.
+/// How opening an overlay connection ended. Closed: it ends up in access logs and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Outcome {
@@ -13,7 +13,7 @@ pub(crate) enum Outcome {
     Connected = 0,
     /// The destination answered the SYN with RST.
     Refused = 1,
-    /// No answer to the SYN within the netstack's limit.
+    /// No answer to the SYN within the netstack's limit, or within Envoy's.
     TimedOut = 2,
     /// ICMP said that the destination cannot be reached.
     Unreachable = 3,
@@ -27,10 +27,12 @@ pub(crate) enum Outcome {
     BadDestination = 7,
     /// The network is not running: not started, stopped, or failed.
     NetworkDown = 8,
+    /// There was no greeting, or something else in its place. No greeting says this.
+    NoGreeting = 9,
 }
 
 impl Outcome {
-    const ALL: [Outcome; 9] = [
+    pub(crate) const ALL: [Outcome; 10] = [
         Outcome::Connected,
         Outcome::Refused,
         Outcome::TimedOut,
@@ -40,6 +42,7 @@ impl Outcome {
         Outcome::Overloaded,
         Outcome::BadDestination,
         Outcome::NetworkDown,
+        Outcome::NoGreeting,
     ];
 
     /// The name in metrics and on the status page.
@@ -54,6 +57,7 @@ impl Outcome {
             Outcome::Overloaded => "limit",
             Outcome::BadDestination => "bad_destination",
             Outcome::NetworkDown => "network_down",
+            Outcome::NoGreeting => "no_greeting",
         }
     }
 
@@ -71,6 +75,9 @@ impl Outcome {
                 "overlay: the endpoint's metadata nexodus.destination is missing or not IP:port"
             }
             Outcome::NetworkDown => "overlay: the network is not running on this node",
+            Outcome::NoGreeting => {
+                "overlay: the endpoint's internal listener is closed, or does not end in nexodus.egress"
+            }
         }
     }
 }
@@ -96,6 +103,9 @@ impl Greeting {
     pub(crate) fn decode(bytes: [u8; Self::LEN]) -> Option<Self> {
         let [outcome, token @ ..] = bytes;
         let outcome = *Outcome::ALL.get(usize::from(outcome))?;
+        if outcome == Outcome::NoGreeting {
+            return None;
+        }
         Some(Self { outcome, token: u64::from_le_bytes(token) })
     }
 }
@@ -107,7 +117,7 @@ mod tests {
 
     #[test]
     fn every_outcome_survives_the_wire_and_gives_a_reason() {
-        for outcome in Outcome::ALL {
+        for outcome in Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::NoGreeting) {
             let greeting = Greeting { outcome, token: 0x0123_4567_89ab_cdef };
             assert_eq!(Greeting::decode(greeting.encode()).unwrap(), greeting);
             assert_eq!(outcome.reason().is_empty(), outcome == Outcome::Connected);
@@ -118,5 +128,6 @@ mod tests {
     fn a_foreign_first_byte_is_no_greeting() {
         assert_eq!(Greeting::decode([b'H'; Greeting::LEN]), None);
         assert_eq!(Greeting::decode([9; Greeting::LEN]), None);
+        assert_eq!(Greeting::decode([10; Greeting::LEN]), None);
     }
 }

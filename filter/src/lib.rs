@@ -5,6 +5,7 @@
 //! | `tunnel` | bootstrap extension | owns the networks: one thread each, with its WireGuard socket and netstack |
 //! | `nexodus.egress` | terminal network filter | ends an internal connection in a TCP flow of the overlay |
 //! | `nexodus.connect` | upstream transport socket | reports "connected" to Envoy only when the overlay handshake is done |
+//! | `nexodus.deadline` | network filter | closes a connection for which no destination is found in time |
 //! | `nexodus.ingress` | network filter | ties a connection that came out of the overlay to its flow, so that resets travel |
 //! | `nexodus.health` | health checker | opens a connection in the overlay to each endpoint, without a client |
 //! | `nexodus.udp_ingress` | UDP listener filter | lets only datagrams out of the overlay through to `udp_proxy` |
@@ -13,8 +14,10 @@
 //! [`envoy_config`] are pure.
 
 mod connect;
+mod deadline;
 mod driver;
 mod egress;
+mod failures;
 mod flow;
 mod greeting;
 mod health;
@@ -59,7 +62,8 @@ fn new_network_filter_config<EC: EnvoyNetworkFilterConfig, ENF: EnvoyNetworkFilt
     match name {
         "nexodus.egress" => Some(Box::new(accepted(name, egress::EgressFilterConfig::new(config))?)),
         "nexodus.ingress" => Some(Box::new(accepted(name, ingress::IngressFilterConfig::new(config))?)),
-        _ => unknown("network filter", name, "nexodus.egress, nexodus.ingress"),
+        "nexodus.deadline" => Some(Box::new(accepted(name, deadline::DeadlineFilterConfig::new(config))?)),
+        _ => unknown("network filter", name, "nexodus.egress, nexodus.ingress, nexodus.deadline"),
     }
 }
 

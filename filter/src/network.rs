@@ -3,6 +3,7 @@
 //! Configuration callbacks only *state* here what should be: peers, listening ports. The network thread reads
 //! it when it runs; `envoy --mode validate` never starts one, so nothing is opened there.
 
+use crate::failures::Failures;
 use crate::flow::{Flow, QueueBudget};
 use crate::greeting::Outcome;
 use crate::health::{Check, HealthBoard, SessionId, Wanted};
@@ -63,6 +64,7 @@ pub(crate) struct Network {
     udp_sources: RwLock<HashSet<SocketAddr>>,
     foreign_datagrams: AtomicU64,
     pub(crate) health: HealthBoard,
+    pub(crate) failures: Failures,
     pub(crate) status: Mutex<NetworkStatus>,
 }
 
@@ -98,6 +100,7 @@ impl Network {
             udp_sources: RwLock::default(),
             foreign_datagrams: AtomicU64::new(0),
             health: HealthBoard::default(),
+            failures: Failures::default(),
             status: Mutex::default(),
         });
         lock(&NETWORKS).insert(name.to_owned(), network.clone());
@@ -233,6 +236,7 @@ impl Network {
         let mut status = lock(&self.status).clone();
         status.counts.udp_foreign = self.foreign_datagrams.load(Ordering::Relaxed);
         (status.counts.health_checks, status.counts.health_checks_failed) = self.health.counts();
+        status.counts.failures = self.failures.counts();
         status.health_checks = self.health.to_json();
         status
     }

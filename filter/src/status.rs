@@ -1,6 +1,8 @@
 //! What a network tells about itself: the admin page `/nexodus/status` and the module's metrics.
 
 use crate::driver::UdpStats;
+use crate::failures::FailureCounts;
+use crate::greeting::Outcome;
 use nexodus_netstack::{Local, Stats};
 use serde_json::{Map, Value, json};
 
@@ -46,6 +48,7 @@ pub(crate) struct Counts {
     pub(crate) health_checks: u64,
     /// Those of them that found no destination that answers.
     pub(crate) health_checks_failed: u64,
+    pub(crate) failures: FailureCounts,
 }
 
 /// What the network thread counts itself.
@@ -137,6 +140,17 @@ pub(crate) const COUNTERS: &[Named] = &[
     ("egress_failed", |c| c.thread.egress_failed),
     ("overlay_resets", |c| c.thread.overlay_resets),
     ("resets_out", |c| c.thread.resets_out),
+    ("connect_failed_refused", |c| c.failures.attempts(Outcome::Refused)),
+    ("connect_failed_timeout", |c| c.failures.attempts(Outcome::TimedOut)),
+    ("connect_failed_unreachable", |c| c.failures.attempts(Outcome::Unreachable)),
+    ("connect_failed_no_peer", |c| c.failures.attempts(Outcome::NoRoute)),
+    ("connect_failed_no_source_address", |c| c.failures.attempts(Outcome::NoSourceAddress)),
+    ("connect_failed_limit", |c| c.failures.attempts(Outcome::Overloaded)),
+    ("connect_failed_bad_destination", |c| c.failures.attempts(Outcome::BadDestination)),
+    ("connect_failed_network_down", |c| c.failures.attempts(Outcome::NetworkDown)),
+    ("connect_failed_no_greeting", |c| c.failures.attempts(Outcome::NoGreeting)),
+    ("clients_deadline", |c| c.failures.deadline),
+    ("clients_unserved", |c| c.failures.unserved),
     ("health_checks", |c| c.health_checks),
     ("health_checks_failed", |c| c.health_checks_failed),
     ("udp_refused", |c| c.udp.refused),
@@ -198,4 +212,22 @@ fn listening(locals: &[Local]) -> Vec<Value> {
     let shown =
         |local: &Local| if local.address.is_none() { local.port.into() } else { local.to_string().into() };
     locals.iter().map(shown).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failures::Failures;
+
+    #[test]
+    fn every_reason_of_a_failed_attempt_has_a_counter_of_its_name() {
+        for outcome in Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::Connected) {
+            let failures = Failures::default();
+            failures.count(outcome);
+            let counts = Counts { failures: failures.counts(), ..Counts::default() };
+            let counted: Vec<_> =
+                COUNTERS.iter().filter(|(_, count)| count(&counts) > 0).map(|(name, _)| *name).collect();
+            assert_eq!(counted, [format!("connect_failed_{}", outcome.label())]);
+        }
+    }
 }

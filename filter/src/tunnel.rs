@@ -1,5 +1,6 @@
 //! Bootstrap extension `tunnel`: the networks of this Envoy, their threads, metrics and status page.
 
+use crate::deadline;
 use crate::driver;
 use crate::network::{self, Network, Phase};
 use crate::status::{COUNTERS, GAUGES};
@@ -16,8 +17,10 @@ pub(crate) struct TunnelExtensionConfig {
     /// Loaded networks, until the server is initialized and their threads take them.
     prepared: Mutex<Vec<(Arc<Network>, envoy_config::Network)>>,
     metrics: Mutex<Vec<Metrics>>,
-    /// Owns the timer that publishes the metrics.
-    _timer: Box<dyn EnvoyBootstrapExtensionTimer>,
+    /// Publishes the metrics.
+    _metrics_timer: Box<dyn EnvoyBootstrapExtensionTimer>,
+    /// For `nexodus.deadline`.
+    deadline_timer: Box<dyn EnvoyBootstrapExtensionTimer>,
 }
 
 impl TunnelExtensionConfig {
@@ -43,15 +46,21 @@ impl TunnelExtensionConfig {
             metrics.push(Metrics::define(envoy, network.clone())?);
             prepared.push((network, loaded));
         }
-        let timer = envoy.new_timer();
-        timer.enable(METRICS_INTERVAL);
+        let metrics_timer = envoy.new_timer();
+        metrics_timer.enable(METRICS_INTERVAL);
+        deadline::set_main_thread(Some(envoy.new_scheduler()));
         envoy.register_admin_handler(
             STATUS_PATH,
             "Nexodus networks, peers and counters as JSON",
             false,
             false,
         );
-        Ok(Self { prepared: Mutex::new(prepared), metrics: Mutex::new(metrics), _timer: timer })
+        Ok(Self {
+            prepared: Mutex::new(prepared),
+            metrics: Mutex::new(metrics),
+            _metrics_timer: metrics_timer,
+            deadline_timer: envoy.new_timer(),
+        })
     }
 }
 
@@ -66,11 +75,19 @@ impl BootstrapExtensionConfig for TunnelExtensionConfig {
         })
     }
 
+    fn on_scheduled(&self, _envoy: &mut dyn EnvoyBootstrapExtensionConfig, _event_id: u64) {
+        deadline::arm(&*self.deadline_timer);
+    }
+
     fn on_timer_fired(
         &self,
         envoy: &mut dyn EnvoyBootstrapExtensionConfig,
         timer: &dyn EnvoyBootstrapExtensionTimer,
     ) {
+        if timer.id() == self.deadline_timer.id() {
+            deadline::arm(timer);
+            return;
+        }
         for metrics in &mut *network::lock(&self.metrics) {
             metrics.publish(envoy);
         }
@@ -89,6 +106,12 @@ impl BootstrapExtensionConfig for TunnelExtensionConfig {
             .map(|network| network.status().to_json(&network.name, network.phase() == Phase::Running))
             .collect();
         (200, format!("{:#}\n", serde_json::json!({ "networks": networks })))
+    }
+}
+
+impl Drop for TunnelExtensionConfig {
+    fn drop(&mut self) {
+        deadline::set_main_thread(None);
     }
 }
 

@@ -41,7 +41,7 @@ use envoy_types::{
 
 use crate::{
     names::{ResolvedNames, lookup::OverlayServer},
-    rules::{Protocol, RuleKey, RuleSet},
+    rules::{Protocol, Rule, RuleKey, RuleSet, connect_timeout},
     snapshot::{ResourceName, ResourceType, Snapshot},
 };
 
@@ -88,6 +88,11 @@ impl Settings {
     #[must_use]
     pub fn ingress_socket(&self, key: RuleKey) -> PathBuf {
         self.runtime_dir.join(format!("{}.sock", key.to_string().replace('/', "-")))
+    }
+
+    /// How long one attempt to reach a destination may take: what the rules of a key say, else what counts for all.
+    fn attempt(&self, rules: &[&Rule]) -> Duration {
+        connect_timeout(rules).unwrap_or(self.connect_timeout)
     }
 
     /// The name of the internal listener and of its configuration: `tunnel/<network>`.
@@ -151,7 +156,7 @@ pub fn translate(
         let name = key.to_string();
         match key.protocol {
             Protocol::Tcp => {
-                add(ResourceType::Listener, &name, pack_any(listener::listener(key, settings)?));
+                add(ResourceType::Listener, &name, pack_any(listener::listener(key, &rules, settings)?));
                 add(ResourceType::ExtensionConfig, &name, listener::tcp_proxy(key, &rules, names));
             }
             Protocol::Udp => {

@@ -63,7 +63,7 @@ use super::{
 };
 use crate::{
     names::ResolvedNames,
-    rules::{Direction, Protocol, Rule, RuleKey, connect_timeout, health_check},
+    rules::{Direction, Protocol, Rule, RuleKey, health_check},
 };
 
 /// Envoy's default is 1,024, which a busy rule reaches without a word in any log.
@@ -81,7 +81,7 @@ pub(super) fn cluster(
 ) -> Cluster {
     let mut cluster = Cluster {
         name: key.to_string(),
-        connect_timeout: Some(duration(connect_timeout(rules).unwrap_or(settings.connect_timeout))),
+        connect_timeout: Some(duration(settings.attempt(rules))),
         lb_policy: LbPolicy::RoundRobin as i32,
         per_connection_buffer_limit_bytes: uint32(BUFFER_BYTES),
         circuit_breakers: Some(CircuitBreakers {
@@ -120,7 +120,7 @@ pub(super) fn cluster(
     match key.direction {
         // Datagrams: nothing connects, and nothing can be judged by it.
         _ if key.protocol == Protocol::Udp => cluster.outlier_detection = None,
-        Direction::Egress => cluster.transport_socket = Some(through_the_tunnel()),
+        Direction::Egress => cluster.transport_socket = Some(through_the_tunnel(settings)),
         Direction::Ingress => {
             cluster.upstream_connection_options = Some(UpstreamConnectionOptions {
                 tcp_keepalive: Some(tcp_keepalive()),
@@ -259,8 +259,9 @@ fn endpoint(address: address::Address) -> LbEndpoint {
 
 /// Envoy's end of the user-space connection to the internal listener. `nexodus.connect` inside it reports the
 /// connection as connected when the overlay is, and not as soon as Envoy's two ends have met.
-pub(super) fn through_the_tunnel() -> TransportSocket {
-    let inner = module::transport_socket("nexodus.connect", &ConnectConfig {});
+pub(super) fn through_the_tunnel(settings: &Settings) -> TransportSocket {
+    let config = ConnectConfig { network: settings.network.clone() };
+    let inner = module::transport_socket("nexodus.connect", &config);
     let outer = InternalUpstreamTransport {
         passthrough_metadata: vec![MetadataValueSource {
             kind: Some(MetadataKind { kind: Some(Kind::Host(metadata_kind::Host {})) }),

@@ -63,7 +63,7 @@ pub(super) fn cluster(server: SocketAddr, settings: &Settings) -> Cluster {
             endpoints: vec![LocalityLbEndpoints { lb_endpoints: endpoints, ..Default::default() }],
             ..Default::default()
         }),
-        transport_socket: Some(cluster::through_the_tunnel()),
+        transport_socket: Some(cluster::through_the_tunnel(settings)),
         name,
         ..Default::default()
     }

@@ -14,7 +14,7 @@ use envoy_types::{
 };
 
 use super::{Settings, duration, module, uint32};
-use crate::rules::{Direction, Protocol, Rule, RuleKey, connect_timeout, health_check};
+use crate::rules::{Direction, Protocol, Rule, RuleKey, health_check};
 
 /// A destination is left out after this many failed checks in a row: one SYN may be lost. What a client's own attempt finds
 /// counts at once, by outlier detection.
@@ -31,7 +31,7 @@ pub(super) fn health_checks(key: RuleKey, rules: &[&Rule], settings: &Settings) 
     let Some(interval) = health_check(rules).filter(|_| key.protocol == Protocol::Tcp) else {
         return Vec::new();
     };
-    let limit = connect_timeout(rules).unwrap_or(settings.connect_timeout).min(interval);
+    let limit = settings.attempt(rules).min(interval);
     vec![HealthCheck {
         timeout: Some(duration(limit)),
         interval: Some(duration(interval)),

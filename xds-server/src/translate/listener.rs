@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use envoy_config::{ConfigError, EgressConfig, IngressConfig, UdpRelay};
+use envoy_config::{ConfigError, DeadlineConfig, EgressConfig, IngressConfig, UdpRelay};
 use envoy_types::{
     pb::{
         envoy::{
@@ -52,8 +52,15 @@ use crate::{
 /// The queue of connections that Envoy has not accepted yet; upstream's number. The kernel caps it at `somaxconn`.
 const BACKLOG: u32 = 4096;
 
+/// How long a client waits for a destination, over all attempts; longer only when a single attempt may take longer.
+const DEADLINE: Duration = Duration::from_secs(10);
+
 /// The listener of a rule key. It does not depend on the destinations, see [`super`].
-pub(super) fn listener(key: RuleKey, settings: &Settings) -> Result<Listener, TranslateError> {
+pub(super) fn listener(
+    key: RuleKey,
+    rules: &[&Rule],
+    settings: &Settings,
+) -> Result<Listener, TranslateError> {
     let name = key.to_string();
     let mut listener = Listener {
         stat_prefix: name.clone(),
@@ -79,10 +86,21 @@ pub(super) fn listener(key: RuleKey, settings: &Settings) -> Result<Listener, Tr
             vec![static_filter("nexodus.ingress", pack_any(filter))]
         }
     };
+    filters.push(deadline(&name, rules, settings)?);
     filters.push(discovered(&name, TcpProxy::type_url()));
     listener.filter_chains = vec![FilterChain { filters, ..Default::default() }];
     listener.name = name;
     Ok(listener)
+}
+
+/// `tcp_proxy` limits each attempt, and not how long they take together.
+fn deadline(name: &str, rules: &[&Rule], settings: &Settings) -> Result<Filter, TranslateError> {
+    let limit = settings.attempt(rules).max(DEADLINE);
+    let limit_ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
+    let config = DeadlineConfig { network: settings.network.clone(), limit_ms };
+    config.validate().map_err(|reason| TranslateError::Invalid { name: name.to_owned(), reason })?;
+    let filter = module::network_filter("nexodus.deadline", &config, false);
+    Ok(static_filter("nexodus.deadline", pack_any(filter)))
 }
 
 /// The configuration of a listener's `tcp_proxy`.
@@ -251,7 +269,7 @@ fn access_log_line(key: RuleKey) -> String {
         "%START_TIME% {key} client=%DOWNSTREAM_REMOTE_ADDRESS% local=%DOWNSTREAM_LOCAL_ADDRESS% \
          destination={destination} attempts=%UPSTREAM_REQUEST_ATTEMPT_COUNT% from_client=%BYTES_RECEIVED% \
          to_client=%BYTES_SENT% duration_ms=%DURATION% flags=%RESPONSE_FLAGS% \
-         reason=\"%UPSTREAM_TRANSPORT_FAILURE_REASON%\"\n"
+         reason=\"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" details=\"%CONNECTION_TERMINATION_DETAILS%\"\n"
     )
 }
 

@@ -71,6 +71,10 @@ fn a_weight_is_a_matter_of_the_endpoints_and_a_timeout_of_the_cluster() {
         let plain = snapshot("");
         assert_eq!(changed(&plain, &snapshot(",weight=3")), [format!("endpoints {name}")]);
         assert_eq!(changed(&plain, &snapshot(",connect-timeout=2s")), [format!("cluster {name}")]);
+        assert_eq!(changed(&plain, &snapshot(",connect-timeout=10s")), [format!("cluster {name}")]);
+        // Longer than a client waits for all attempts: then the listener's deadline is longer too.
+        let longer = [format!("cluster {name}"), format!("listener {name}")];
+        assert_eq!(changed(&plain, &snapshot(",connect-timeout=11s")), longer);
     }
 }
 
@@ -157,6 +161,8 @@ fn what_the_module_would_refuse_is_refused_here() {
     assert_eq!(no_time, "the connect timeout must be more than 0");
     let no_idle_time = error(Settings { udp_idle_timeout: Duration::ZERO, ..Settings::default() });
     assert_eq!(no_idle_time, "the UDP idle timeout must be more than 0");
+    let too_long = error(Settings { connect_timeout: Duration::from_secs(3601), ..Settings::default() });
+    assert!(too_long.starts_with("ingress/tcp/65535: limit_ms"), "{too_long}");
     let network = error(Settings { network: "a b".to_owned(), ..Settings::default() });
     assert!(network.starts_with("tunnel/a b: network"), "{network}");
 }

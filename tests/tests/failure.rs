@@ -1,0 +1,269 @@
+//! No destination: how soon its clients know, and where the reason stands.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use e2e::{
+    Identity, Node, Products, Server, connect, echo, eventually, free_port, free_ports, http, http_get,
+    measured, need, products, read_end, silent_udp_socket,
+};
+use socket2::{Domain, Socket, Type};
+
+/// How long a client waits at most, over all attempts.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// What a busy machine may add.
+const MARGIN: Duration = Duration::from_millis(1500);
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// A number of the only network on the module's status page.
+#[track_caller]
+fn number(node: &Node, name: &str) -> u64 {
+    let status = node.admin().get("/nexodus/status").expect("the module's admin page");
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    status["networks"][0]["numbers"][name].as_u64().unwrap_or_else(|| panic!("no {name}"))
+}
+
+/// The same number among Envoy's statistics, where it arrives within a second.
+#[track_caller]
+fn metric(node: &Node, name: &str, expected: u64) {
+    let name = format!("dynamicmodulescustom.nexodus.default.{name}");
+    eventually(&format!("{name} to be {expected}"), || node.admin().stat(&name) == expected);
+}
+
+/// The reason in a line of the access log, in which Envoy writes `_` for a space.
+#[track_caller]
+fn reason(line: &str) -> String {
+    let (_, rest) = line.split_once("reason=\"").unwrap_or_else(|| panic!("no reason: {line}"));
+    rest.split('"').next().unwrap_or_default().replace('_', " ")
+}
+
+/// How long a client lives that gets no answer.
+#[track_caller]
+fn closed_after(port: u16) -> Duration {
+    let start = Instant::now();
+    let mut client = connect((Ipv4Addr::LOCALHOST, port)).expect("Envoy accepts");
+    let end = read_end(&mut client);
+    assert!(
+        !matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
+        "the client was left waiting"
+    );
+    start.elapsed()
+}
+
+/// A node with a peer that is not there.
+struct Lonely {
+    own: Identity,
+    absent: Identity,
+    _silence: std::net::UdpSocket,
+}
+
+impl Lonely {
+    fn new() -> Lonely {
+        let [own, mut absent] = Identity::several();
+        let silence = silent_udp_socket();
+        absent.endpoint = silence.local_addr().expect("bound");
+        Lonely { own, absent, _silence: silence }
+    }
+
+    fn node(&self, products: &Products, ingress: &[String], egress: &[String]) -> Node<'static> {
+        let node = Node::with(products, &self.own).peer(&self.absent);
+        let node = ingress.iter().fold(node, |node, rule| node.ingress(rule.clone()));
+        egress.iter().fold(node, |node, rule| node.egress(rule.clone())).start()
+    }
+}
+
+/// A local port that answers nothing: its queue of new connections is full.
+struct Blackhole {
+    listener: Socket,
+    _queued: Vec<TcpStream>,
+}
+
+impl Blackhole {
+    fn new() -> Blackhole {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+        listener.listen(0).expect("listening");
+        let mut hole = Blackhole { listener, _queued: Vec::new() };
+        let address = hole.address();
+        while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+            hole._queued.push(stream);
+            assert!(hole._queued.len() < 10, "the queue does not fill");
+        }
+        hole
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.listener.local_addr().expect("bound").as_socket().expect("an IP address")
+    }
+}
+
+fn closed_port() -> SocketAddr {
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    free.expect("a port")
+}
+
+#[test]
+fn when_every_overlay_destination_refuses_the_client_is_closed_at_once() {
+    let products = need!(products());
+    let lonely = Lonely::new();
+    let port = free_port();
+    let rules = [7, 8, 9].map(|closed| format!("tcp:{port}:{}:{closed}", lonely.own.v4));
+    let node = lonely.node(&products, &[], &rules);
+    for client in 1..=3 {
+        let took = closed_after(port);
+        assert!(took < AT_ONCE, "client {client} was closed after {took:?}");
+    }
+    let log = node.access_log(&format!("egress/tcp/{port}"), 3);
+    assert_eq!(reason(&log[0]), "overlay: connection refused by the destination");
+    let refused = number(&node, "connect_failed_refused");
+    // Three by the first client; how many by the others depends on which are left out by then.
+    assert!((5..=15).contains(&refused), "{refused} refusals");
+    metric(&node, "connect_failed_refused", refused);
+    metric(&node, "clients_unserved", 3);
+    metric(&node, "clients_deadline", 0);
+    metric(&node, "connect_failed_timeout", 0);
+}
+
+#[test]
+fn when_no_overlay_destination_answers_the_clients_are_closed_after_ten_seconds() {
+    const CLIENTS: u64 = 32;
+    let products = need!(products());
+    let lonely = Lonely::new();
+    let server = Server::local(echo);
+    let [port, served] = free_ports();
+    let mut rules = [7, 8, 9].map(|dead| format!("tcp:{port}:{}:{dead}", lonely.absent.v4)).to_vec();
+    rules.push(format!("tcp:{served}:{}:80", lonely.own.v4));
+    let node = lonely.node(&products, &[format!("tcp:80:{}", server.address())], &rules);
+    // It has its destination, and nothing to say for longer than the deadline.
+    let mut silent = connect((Ipv4Addr::LOCALHOST, served)).expect("a connection");
+    let took: Vec<Duration> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| closed_after(port))).collect();
+        clients.into_iter().map(|client| client.join().expect("a client")).collect()
+    });
+    let (first, last) = (took.iter().min().copied(), took.iter().max().copied());
+    let (first, last) = (first.unwrap_or_default(), last.unwrap_or_default());
+    measured(&format!(
+        "three blackholed destinations, {CLIENTS} clients: closed after {first:.1?} to {last:.1?}"
+    ));
+    assert!(
+        first >= Duration::from_secs(5),
+        "one attempt takes 5 s, and a client was closed after {first:?}"
+    );
+    assert!(last < DEADLINE + MARGIN, "a client was closed after {last:?}");
+    let log = node.access_log(&format!("egress/tcp/{port}"), took.len());
+    for line in &log {
+        assert!(line.contains("details=\"nexodus.deadline: no destination within 10s\""), "{line}");
+        assert_eq!(reason(line), "overlay: no answer from the destination");
+    }
+    metric(&node, "clients_deadline", CLIENTS);
+    metric(&node, "clients_unserved", CLIENTS);
+    let timeouts = number(&node, "connect_failed_timeout");
+    assert!(timeouts >= CLIENTS, "{timeouts} timeouts");
+    metric(&node, "connect_failed_timeout", timeouts);
+
+    thread::sleep(Duration::from_millis(1500));
+    silent.write_all(b"still here").expect("an open connection");
+    let mut answer = [0; 10];
+    silent.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"still here");
+}
+
+#[test]
+fn a_single_overlay_destination_without_an_answer_is_a_timeout() {
+    let products = need!(products());
+    let lonely = Lonely::new();
+    let port = free_port();
+    let rule = format!("tcp:{port}:{}:80,connect-timeout=2s", lonely.absent.v4);
+    let node = lonely.node(&products, &[], &[rule]);
+    let took = closed_after(port);
+    assert!((Duration::from_millis(1900)..Duration::from_secs(2) + MARGIN).contains(&took), "took {took:?}");
+    let log = node.access_log(&format!("egress/tcp/{port}"), 1);
+    assert_eq!(reason(&log[0]), "overlay: no answer from the destination");
+    assert!(!log[0].contains("nexodus.deadline"), "{}", log[0]);
+    metric(&node, "connect_failed_timeout", 1);
+    metric(&node, "clients_unserved", 1);
+    metric(&node, "clients_deadline", 0);
+}
+
+#[test]
+fn an_address_no_peer_has_is_that_reason_at_once() {
+    let products = need!(products());
+    let lonely = Lonely::new();
+    let port = free_port();
+    let node = lonely.node(&products, &[], &[format!("tcp:{port}:100.64.0.77:80")]);
+    let took = closed_after(port);
+    assert!(took < AT_ONCE, "took {took:?}");
+    let log = node.access_log(&format!("egress/tcp/{port}"), 1);
+    assert_eq!(reason(&log[0]), "overlay: no peer's allowed IPs contain the destination");
+    metric(&node, "connect_failed_no_peer", 1);
+}
+
+#[test]
+fn when_every_local_destination_refuses_the_overlay_client_is_closed_at_once() {
+    let products = need!(products());
+    let lonely = Lonely::new();
+    let port = free_port();
+    let ingress = [closed_port(), closed_port(), closed_port()].map(|closed| format!("tcp:80:{closed}"));
+    let node = lonely.node(&products, &ingress, &[format!("tcp:{port}:{}:80", lonely.own.v4)]);
+    let took = closed_after(port);
+    assert!(took < AT_ONCE, "took {took:?}");
+    let log = node.access_log("ingress/tcp/80", 1);
+    assert_eq!(reason(&log[0]), "delayed connect error: Connection refused");
+    metric(&node, "clients_unserved", 1);
+    metric(&node, "clients_deadline", 0);
+}
+
+#[test]
+fn when_no_local_destination_answers_the_overlay_client_is_closed_after_ten_seconds() {
+    let products = need!(products());
+    let lonely = Lonely::new();
+    let holes = [Blackhole::new(), Blackhole::new(), Blackhole::new()];
+    let port = free_port();
+    let ingress = holes.each_ref().map(|hole| format!("tcp:80:{}", hole.address()));
+    let node = lonely.node(&products, &ingress, &[format!("tcp:{port}:{}:80", lonely.own.v4)]);
+    let took = closed_after(port);
+    measured(&format!("three local destinations without an answer: the client was closed after {took:.1?}"));
+    assert!((Duration::from_secs(5)..DEADLINE + MARGIN).contains(&took), "took {took:?}");
+    let log = node.access_log("ingress/tcp/80", 1);
+    assert!(log[0].contains("flags=UF "), "{}", log[0]);
+    assert!(log[0].contains("details=\"nexodus.deadline: no destination within 10s\""), "{}", log[0]);
+    metric(&node, "clients_deadline", 1);
+    metric(&node, "clients_unserved", 1);
+}
+
+#[test]
+fn with_health_checks_no_client_meets_a_dead_destination_of_many() {
+    const CLIENTS: usize = 32;
+    let products = need!(products());
+    let lonely = Lonely::new();
+    let servers = [Server::local(http("one")), Server::local(http("two"))];
+    let port = free_port();
+    let ingress: Vec<String> =
+        servers.iter().zip(81..).map(|(server, port)| format!("tcp:{port}:{}", server.address())).collect();
+    let (own, absent) = (lonely.own.v4, lonely.absent.v4);
+    let to = [
+        format!("{absent}:1"),
+        format!("{own}:81"),
+        format!("{own}:2"),
+        format!("{own}:82"),
+        format!("{absent}:3"),
+    ];
+    let egress = to.map(|to| format!("tcp:{port}:{to},health-check=1s"));
+    let node = lonely.node(&products, &ingress, &egress);
+    let cluster = format!("cluster.egress/tcp/{port}");
+    eventually("both to pass", || node.admin().stat(&format!("{cluster}.membership_healthy")) == 2);
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| http_get(port).expect("no client sees a dead destination"));
+        }
+    });
+    measured(&format!(
+        "three of five destinations dead, with health checks, {CLIENTS} clients at once: all served within {:.2?}",
+        start.elapsed()
+    ));
+    assert_eq!(node.admin().stat(&format!("{cluster}.upstream_cx_connect_fail")), 0);
+    assert!(start.elapsed() < Duration::from_secs(4), "took {:?}", start.elapsed());
+}
