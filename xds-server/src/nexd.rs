@@ -19,6 +19,7 @@ pub mod node;
 pub mod paths;
 pub mod plan;
 pub mod ports;
+pub mod probe;
 pub mod recovery;
 mod reload;
 pub mod runtime_dir;

@@ -38,7 +38,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 32, idle: Duration::from_secs(60) }
+        Self { connections: 128, idle: Duration::from_secs(60) }
     }
 }
 

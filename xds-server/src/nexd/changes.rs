@@ -14,7 +14,8 @@ use tokio::{
 use super::{
     activation::{ActivationError, Target, reached},
     admin::Admin,
-    ports::{PortError, probe},
+    ports::PortError,
+    probe::Probe,
     recovery::Waiting,
     view::{Phase, View},
 };
@@ -101,8 +102,8 @@ pub struct Changes {
     pub file: StateFile,
     /// What the resources depend on besides the rules.
     pub settings: Settings,
-    /// Whether to ask the system for a port before Envoy.
-    pub probe_ports: bool,
+    /// What asks the system for a port before Envoy.
+    pub probe: Probe,
     /// What names stand for.
     pub names: Names,
     /// Envoy, as the receiver of resources.
@@ -187,7 +188,7 @@ impl Changes {
     }
 
     /// Gives Envoy what names stand for now.
-    fn refresh(&self) {
+    fn refresh(&mut self) {
         match translate(&self.rules, &self.names.resolved(), &self.settings) {
             Ok(snapshot) => self.publish(snapshot),
             // More addresses than the module takes, in all.
@@ -254,8 +255,8 @@ impl Changes {
             Phase::Starting | Phase::Running | Phase::Degraded(_) => {}
         }
         let key = RuleKey::of(direction, rule);
-        if self.probe_ports && direction == Direction::Egress && !self.has(key) {
-            probe(key, self.settings.ipv6)?;
+        if !self.has(key) {
+            self.probe.check(Instant::now(), key)?;
         }
         self.publish(translate(&rules, &self.names.resolved(), &self.settings)?);
         if let Err(error) = self.reached(&Target::key(key, true), ACTIVATION_LIMIT).await {
@@ -267,7 +268,7 @@ impl Changes {
     }
 
     /// Publishes the rules as they were before a change of this key.
-    async fn undo(&self, key: RuleKey) {
+    async fn undo(&mut self, key: RuleKey) {
         match translate(&self.rules, &self.names.resolved(), &self.settings) {
             Ok(snapshot) => self.publish(snapshot),
             // They were translated before.
@@ -279,7 +280,8 @@ impl Changes {
     }
 
     /// Gives Envoy something else to have.
-    pub fn publish(&self, snapshot: Snapshot) {
+    pub fn publish(&mut self, snapshot: Snapshot) {
+        self.probe.published(Instant::now(), &self.view.borrow().published, &snapshot);
         self.view.send_modify(|view| view.published = snapshot.clone());
         self.ads.publish(snapshot);
     }

@@ -16,6 +16,7 @@ use super::{
     error::StartError,
     plan::Plan,
     ports::{PortError, probe, probe_wireguard},
+    probe::Probe,
     recovery::{self, Waiting},
     reload,
     runtime_dir::RuntimeDir,
@@ -34,7 +35,7 @@ use crate::{
 };
 
 /// Changes that wait for their turn; the control socket takes fewer connections than that.
-const WAITING_CHANGES: usize = 64;
+const WAITING_CHANGES: usize = 256;
 
 /// How long the start waits for the names in the rules.
 const FIRST_LOOKUPS: Duration = Duration::from_secs(1);
@@ -110,13 +111,13 @@ pub async fn run(plan: Plan, debug: Debug) -> Result<(), StartError> {
     let (changes_in, changes_out) = mpsc::channel(WAITING_CHANGES);
     let (restarts, restarted) = watch::channel(0);
     let admin = Admin::new(directory.admin_socket());
-    let changes = Changes {
+    let mut changes = Changes {
         rules,
         stored,
         waiting,
         file,
         settings: plan.settings.clone(),
-        probe_ports,
+        probe: Probe::new(probe_ports, plan.settings.ipv6, plan.envoy.drain_time),
         names: names.clone(),
         ads: ads.clone(),
         admin: admin.clone(),

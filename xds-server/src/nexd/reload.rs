@@ -2,6 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
+use tokio::time::Instant;
 use tracing_subscriber::fmt::{
     format::Writer,
     time::{FormatTime as _, SystemTime},
@@ -10,12 +11,11 @@ use tracing_subscriber::fmt::{
 use super::{
     activation::Target,
     changes::{Changes, UNDO_LIMIT},
-    ports::probe,
     recovery::set_aside,
     view::{Phase, RulesFileView},
 };
 use crate::{
-    rules::{Direction, RuleKey, RuleSet, Source, file::FileRule},
+    rules::{RuleKey, RuleSet, Source, file::FileRule},
     rules_file::{Reading, RulesFileError},
     translate::translate,
 };
@@ -89,8 +89,8 @@ impl Changes {
         let unchanged = self.rules.iter().eq(wanted.iter());
         let mut active = wanted;
         for key in has.difference(&had) {
-            if let Err(reason) = self.probe(*key) {
-                self.waiting.extend(set_aside(&mut active, *key, &reason));
+            if let Err(reason) = self.probe.check(Instant::now(), *key) {
+                self.waiting.extend(set_aside(&mut active, *key, &reason.to_string()));
             }
         }
         if unchanged {
@@ -117,13 +117,6 @@ impl Changes {
 
     fn has_envoy(&self) -> bool {
         !matches!(self.view.borrow().phase, Phase::Restarting(_) | Phase::Stopping)
-    }
-
-    fn probe(&self, key: RuleKey) -> Result<(), String> {
-        if !self.probe_ports || key.direction != Direction::Egress {
-            return Ok(());
-        }
-        probe(key, self.settings.ipv6).map_err(|error| error.to_string())
     }
 }
 
