@@ -2,10 +2,11 @@
 //! internal connection in a TCP flow of the overlay, towards the destination in the metadata
 //! `nexodus.destination` of the endpoint that Envoy's load balancer chose.
 
-use crate::flow::{Flow, State};
+use crate::flow::{Flow, FlowState, State};
 use crate::greeting::{Greeting, Outcome};
+use crate::names;
 use crate::network::{self, Network, Phase};
-use envoy_config::EgressConfig;
+use envoy_config::{Destination, EgressConfig};
 use envoy_proxy_dynamic_modules_rust_sdk::abi::{
     envoy_dynamic_module_type_network_connection_close_type as CloseType,
     envoy_dynamic_module_type_network_connection_event as ConnectionEvent,
@@ -134,11 +135,37 @@ impl EgressFilter {
             return Err(Outcome::NetworkDown);
         }
         let scheduler = Box::new(envoy.new_scheduler());
-        let flow =
-            Arc::new(Flow::new(network::unique(), destination, scheduler, self.network.queued_bytes.clone()));
+        let flow = Arc::new(Flow::new(network::unique(), scheduler, self.network.queued_bytes.clone()));
+        match destination {
+            Destination::Address(address) => {
+                flow.lock().destinations.push_back(address);
+                self.network.work(&flow);
+            }
+            Destination::Name { host, port } => self.look_up(&host, port, &flow)?,
+        }
         network::publish_flow(&flow);
-        self.network.work(&flow);
         Ok(Open { flow, greeted: false, read_finished: false, write_finished: false, read_disabled: false })
+    }
+
+    /// Has the network thread connect once the name is looked up.
+    fn look_up(&self, host: &str, port: u16, flow: &Arc<Flow>) -> Result<(), Outcome> {
+        let (flow, network) = (flow.clone(), self.network.clone());
+        let found = move |addresses: Vec<SocketAddr>| {
+            let mut state = flow.lock();
+            if addresses.is_empty() && !state.aborted {
+                state.network_side = FlowState::Gone;
+                state.outcome = Some(Outcome::NotResolved);
+                state.wake_worker();
+                return;
+            }
+            state.destinations = addresses.into();
+            drop(state);
+            network.work(&flow);
+        };
+        names::look_up(host, port, Box::new(found)).map_err(|names::TooMany| {
+            self.network.count_refused_name();
+            Outcome::Overloaded
+        })
     }
 
     /// Moves what the network thread left for Envoy.
@@ -259,7 +286,7 @@ fn refuse<ENF: EnvoyNetworkFilter>(envoy: &mut ENF, outcome: Outcome, token: u64
     envoy.close_with_details(CloseType::FlushWrite, outcome.reason());
 }
 
-fn destination<ENF: EnvoyNetworkFilter>(envoy: &ENF) -> Option<SocketAddr> {
+fn destination<ENF: EnvoyNetworkFilter>(envoy: &ENF) -> Option<Destination> {
     let text = envoy.get_dynamic_metadata_string("nexodus", "destination")?;
     std::str::from_utf8(text.as_slice()).ok()?.parse().ok()
 }

@@ -21,7 +21,6 @@ const QUEUE_HIGH_UNDER_PRESSURE: usize = 16 * 1024;
 /// See the module.
 pub(crate) struct Flow {
     pub(crate) token: u64,
-    pub(crate) destination: SocketAddr,
     /// In the network thread's work list, at most once.
     pub(crate) queued: AtomicBool,
     state: Mutex<State>,
@@ -53,6 +52,9 @@ pub(crate) struct State {
     /// `nexodus.connect`: its end of the internal connection is gone, close the filter's end.
     pub(crate) client_gone: bool,
 
+    /// Whoever knows them, then the network thread: where to connect, in the order of trying; it takes each out. None yet
+    /// while a name is being looked up.
+    pub(crate) destinations: VecDeque<SocketAddr>,
     /// Network thread: where the flow stands there.
     pub(crate) network_side: FlowState,
     /// Network thread: how opening ended, once it has.
@@ -68,7 +70,6 @@ pub(crate) struct State {
 impl Flow {
     pub(crate) fn new(
         token: u64,
-        destination: SocketAddr,
         scheduler: Box<dyn EnvoyNetworkFilterScheduler>,
         queued_bytes: Arc<QueueBudget>,
     ) -> Self {
@@ -78,7 +79,7 @@ impl Flow {
             scheduler: Some(scheduler),
             ..State::default()
         };
-        Self { token, destination, queued: AtomicBool::new(false), state: Mutex::new(state) }
+        Self { token, queued: AtomicBool::new(false), state: Mutex::new(state) }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

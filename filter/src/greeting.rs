@@ -23,16 +23,18 @@ pub(crate) enum Outcome {
     NoSourceAddress = 5,
     /// A limit on flows, ports or buffers is reached.
     Overloaded = 6,
-    /// The endpoint carries no `nexodus.destination` metadata, or it is not `IP:port`.
+    /// The endpoint carries no `nexodus.destination` metadata, or it is neither `IP:port` nor `name:port`.
     BadDestination = 7,
     /// The network is not running: not started, stopped, or failed.
     NetworkDown = 8,
     /// There was no greeting, or something else in its place. No greeting says this.
     NoGreeting = 9,
+    /// The destination is a name that has no address now.
+    NotResolved = 10,
 }
 
 impl Outcome {
-    pub(crate) const ALL: [Outcome; 10] = [
+    pub(crate) const ALL: [Outcome; 11] = [
         Outcome::Connected,
         Outcome::Refused,
         Outcome::TimedOut,
@@ -43,6 +45,7 @@ impl Outcome {
         Outcome::BadDestination,
         Outcome::NetworkDown,
         Outcome::NoGreeting,
+        Outcome::NotResolved,
     ];
 
     /// The name in metrics and on the status page.
@@ -58,6 +61,7 @@ impl Outcome {
             Outcome::BadDestination => "bad_destination",
             Outcome::NetworkDown => "network_down",
             Outcome::NoGreeting => "no_greeting",
+            Outcome::NotResolved => "name_not_resolved",
         }
     }
 
@@ -72,12 +76,13 @@ impl Outcome {
             Outcome::NoSourceAddress => "overlay: this node has no address of the destination's family",
             Outcome::Overloaded => "overlay: this node's limit on connections or buffers is reached",
             Outcome::BadDestination => {
-                "overlay: the endpoint's metadata nexodus.destination is missing or not IP:port"
+                "overlay: the endpoint's metadata nexodus.destination is missing or neither IP:port nor name:port"
             }
             Outcome::NetworkDown => "overlay: the network is not running on this node",
             Outcome::NoGreeting => {
                 "overlay: the endpoint's internal listener is closed, or does not end in nexodus.egress"
             }
+            Outcome::NotResolved => "overlay: name not resolved",
         }
     }
 }
@@ -128,6 +133,6 @@ mod tests {
     fn a_foreign_first_byte_is_no_greeting() {
         assert_eq!(Greeting::decode([b'H'; Greeting::LEN]), None);
         assert_eq!(Greeting::decode([9; Greeting::LEN]), None);
-        assert_eq!(Greeting::decode([10; Greeting::LEN]), None);
+        assert_eq!(Greeting::decode([11; Greeting::LEN]), None);
     }
 }

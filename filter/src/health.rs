@@ -7,12 +7,13 @@
 //! each endpoint, what is wanted of it now ([`Wanted`]), so there is at most one check of each at a time.
 
 use crate::greeting::Outcome;
+use crate::names;
 use crate::network::{self, Network};
-use envoy_config::HealthConfig;
+use envoy_config::{Destination, HealthConfig};
 use envoy_proxy_dynamic_modules_rust_sdk::health_checker::*;
 use envoy_proxy_dynamic_modules_rust_sdk::{envoy_log_error, envoy_log_info};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,13 +32,18 @@ pub(crate) enum Wanted {
 /// One check under way. Dropped without a result, it fails when Envoy's time for it is over.
 pub(crate) struct Check {
     pub(crate) session: SessionId,
-    pub(crate) destination: SocketAddr,
+    /// In the order of trying; the network thread takes each out.
+    pub(crate) destinations: VecDeque<SocketAddr>,
     /// What the endpoint was before.
     standing: HostHealth,
     reporter: Reporter,
 }
 
 impl Check {
+    fn of(self, destinations: impl Into<VecDeque<SocketAddr>>) -> Self {
+        Self { destinations: destinations.into(), ..self }
+    }
+
     pub(crate) fn end(self, network: &Network, outcome: Outcome) {
         network.health.found(&network.name, self.session, outcome);
         self.reporter.report(match outcome {
@@ -180,7 +186,12 @@ impl HealthCheckerSession for Session {
             return;
         };
         network.health.results.show(self.id, &destination.to_string());
-        network.check(Check { session: self.id, destination, standing: host.health(), reporter });
+        let check =
+            Check { session: self.id, destinations: VecDeque::new(), standing: host.health(), reporter };
+        match destination {
+            Destination::Address(address) => network.check(check.of([address])),
+            Destination::Name { host, port } => look_up(network, &host, port, check),
+        }
     }
 
     fn on_timeout(&mut self) {
@@ -200,7 +211,23 @@ impl Drop for Session {
     }
 }
 
-fn destination(host: &HealthCheckHost) -> Option<SocketAddr> {
+/// Has the network thread try a name's addresses once they are known.
+fn look_up(network: &Arc<Network>, host: &str, port: u16, check: Check) {
+    // Refused, it gets no result, which is a failure when its time is over.
+    let of = network.clone();
+    let found = move |addresses: Vec<SocketAddr>| {
+        if addresses.is_empty() {
+            check.end(&of, Outcome::NotResolved);
+        } else {
+            of.check(check.of(addresses));
+        }
+    };
+    if names::look_up(host, port, Box::new(found)).is_err() {
+        network.count_refused_name();
+    }
+}
+
+fn destination(host: &HealthCheckHost) -> Option<Destination> {
     let text = host.metadata_string("nexodus", "destination")?;
     std::str::from_utf8(text.as_slice()).ok()?.parse().ok()
 }

@@ -22,6 +22,7 @@ mod flow;
 mod greeting;
 mod health;
 mod ingress;
+mod names;
 mod network;
 mod status;
 mod tunnel;

@@ -63,6 +63,7 @@ pub(crate) struct Network {
     /// The network thread's sockets towards Envoy's UDP ingress listeners.
     udp_sources: RwLock<HashSet<SocketAddr>>,
     foreign_datagrams: AtomicU64,
+    refused_names: AtomicU64,
     pub(crate) health: HealthBoard,
     pub(crate) failures: Failures,
     pub(crate) status: Mutex<NetworkStatus>,
@@ -99,6 +100,7 @@ impl Network {
             links: Mutex::default(),
             udp_sources: RwLock::default(),
             foreign_datagrams: AtomicU64::new(0),
+            refused_names: AtomicU64::new(0),
             health: HealthBoard::default(),
             failures: Failures::default(),
             status: Mutex::default(),
@@ -231,10 +233,16 @@ impl Network {
         self.foreign_datagrams.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A destination whose name was not looked up: too many wait for that.
+    pub(crate) fn count_refused_name(&self) {
+        self.refused_names.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// What the network thread published last, with what Envoy's threads count themselves.
     pub(crate) fn status(&self) -> NetworkStatus {
         let mut status = lock(&self.status).clone();
         status.counts.udp_foreign = self.foreign_datagrams.load(Ordering::Relaxed);
+        status.counts.names_refused = self.refused_names.load(Ordering::Relaxed);
         (status.counts.health_checks, status.counts.health_checks_failed) = self.health.counts();
         status.counts.failures = self.failures.counts();
         status.health_checks = self.health.to_json();

@@ -44,6 +44,8 @@ pub(crate) struct Counts {
     pub(crate) udp: UdpStats,
     /// Datagrams for UDP ingress listeners that did not come out of the overlay.
     pub(crate) udp_foreign: u64,
+    /// Destinations of static configurations whose names were not looked up: too many waited for that.
+    pub(crate) names_refused: u64,
     /// Health checks of overlay destinations that ended.
     pub(crate) health_checks: u64,
     /// Those of them that found no destination that answers.
@@ -149,6 +151,7 @@ pub(crate) const COUNTERS: &[Named] = &[
     ("connect_failed_bad_destination", |c| c.failures.attempts(Outcome::BadDestination)),
     ("connect_failed_network_down", |c| c.failures.attempts(Outcome::NetworkDown)),
     ("connect_failed_no_greeting", |c| c.failures.attempts(Outcome::NoGreeting)),
+    ("connect_failed_name_not_resolved", |c| c.failures.attempts(Outcome::NotResolved)),
     ("clients_deadline", |c| c.failures.deadline),
     ("clients_unserved", |c| c.failures.unserved),
     ("health_checks", |c| c.health_checks),
@@ -157,6 +160,7 @@ pub(crate) const COUNTERS: &[Named] = &[
     ("udp_not_delivered", |c| c.udp.not_delivered),
     ("udp_socket_errors", |c| c.udp.socket_errors),
     ("udp_foreign", |c| c.udp_foreign),
+    ("names_refused", |c| c.names_refused),
 ];
 
 /// Every gauge.

@@ -1,15 +1,17 @@
 //! Destinations that are host names.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use e2e::{
-    DnsServer, Identity, Node, NodeBuilder, Products, Server, connect, echo, eventually, free_port,
-    free_ports, http, http_get, measured, mounts, need, products, read_end,
+    DnsServer, Envoy, Identity, Node, NodeBuilder, Place, Products, Server, connect, echo, eventually,
+    free_port, free_ports, http, http_get, measured, mounts, need, products, read_end, silent_udp_socket,
 };
 use tempfile::TempDir;
 
@@ -320,4 +322,76 @@ fn ingress_names_are_looked_up_by_envoy_and_every_address_has_its_share() {
     eventually("the address that is left", || pages(web, 4, "second") == 4);
     eventually("the new address, over UDP", || ask(&udp_client(udp)).as_deref() == Some("second"));
     drop((first, second));
+}
+
+#[test]
+fn a_static_destination_may_be_a_name() {
+    let mut products = need!(products());
+    need!(mounts());
+    let server = Server::local(http("by name"));
+    let [one, two, mut absent] = Identity::several();
+    let silence = silent_udp_socket();
+    absent.endpoint = silence.local_addr().expect("bound");
+    let ingress_place = Place::new(&two, &one);
+    let destination = format!("address: 127.0.0.1, port_value: {}", server.port());
+    let edits = [("address: 127.0.0.1, port_value: 8080", destination.as_str())];
+    let configuration = ingress_place.configuration("ingress-static.yaml", &edits);
+    let _ingress = Envoy::start(&products, &configuration, ingress_place.admin());
+
+    let place = Place::new(&one, &two);
+    let config = fs::read_to_string(place.path("wg0.conf")).expect("a file") + &absent.peer_section();
+    fs::write(place.path("wg0.conf"), config).expect("a file");
+    let port = free_port();
+    let listen = format!("address: 127.0.0.1, port_value: {port}");
+    let edits = [
+        ("address: 127.0.0.1, port_value: 8080", listen.as_str()),
+        ("endpoint_id: \"100.64.0.2:8080\"", "endpoint_id: \"web.overlay:443\""),
+        ("destination: \"100.64.0.2:8080\"", "destination: \"web.overlay:443\""),
+    ];
+    let configuration = place.configuration("egress-static.yaml", &edits);
+    // Nobody answers there: what is not in the file of hosts is not to be found.
+    let resolv = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
+    fs::write(place.path("resolv.conf"), resolv).expect("a file");
+    let hosts = |addresses: &[IpAddr]| {
+        let lines: String = addresses.iter().map(|address| format!("{address} web.overlay\n")).collect();
+        fs::write(place.path("hosts"), format!("127.0.0.1 localhost\n{lines}")).expect("a file");
+    };
+    hosts(&[]);
+    let files = ["hosts", "resolv.conf"].map(|file| format!("mount --bind {} /etc/{file}", place.path(file)));
+    let script = format!(
+        "#!/bin/sh\nexec unshare --mount -- sh -c '{} && exec \"$@\"' sh {} \"$@\"\n",
+        files.join(" && "),
+        products.envoy.display()
+    );
+    products.envoy = PathBuf::from(place.path("envoy"));
+    fs::write(&products.envoy, script).expect("a file");
+    fs::set_permissions(&products.envoy, fs::Permissions::from_mode(0o755)).expect("an own file");
+    let egress = Envoy::start(&products, &configuration, place.admin());
+
+    // The health check finds that nobody is there, and then that somebody is.
+    eventually("the health check's result", || {
+        egress.admin().get("/nexodus/status").is_some_and(|status| status.contains("name_not_resolved"))
+    });
+    http_get(port).expect_err("no such name");
+    // The first of two addresses refuses, being the node's own.
+    hosts(&[one.v4.into(), two.v6.into()]);
+    e2e::within(Duration::from_secs(25), "the name that came", || http_get(port).ok());
+    for _ in 0..5 {
+        assert_eq!(http_get(port).expect("a page"), "by name");
+    }
+    // One that does not answer is given up while another one is left.
+    hosts(&[absent.v4.into(), two.v6.into()]);
+    let start = Instant::now();
+    assert_eq!(http_get(port).expect("a page"), "by name");
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(900) && took < Duration::from_secs(4), "{took:?}");
+
+    hosts(&[]);
+    http_get(port).expect_err("the name is gone");
+    eventually("the reason in the access log", || {
+        egress.log().contains("reason=\"overlay:_name_not_resolved\"")
+    });
+    eventually("the count of it", || {
+        egress.admin().stat("dynamicmodulescustom.nexodus.default.connect_failed_name_not_resolved") > 0
+    });
 }

@@ -23,14 +23,23 @@ impl Driver {
         }
     }
 
-    fn start_check(&mut self, now: Instant, check: Check) {
-        match self.stack.connect(now, check.destination) {
-            Ok(id) => {
-                self.checks.insert(check.session, id);
-                self.owners.insert(id, Owner::Check(check));
+    /// Tries the next of the destinations that can be.
+    pub(super) fn start_check(&mut self, now: Instant, mut check: Check) {
+        let mut failure = Outcome::BadDestination;
+        while let Some(destination) = check.destinations.pop_front() {
+            match self.stack.connect(now, destination) {
+                Ok(id) => {
+                    if !check.destinations.is_empty() {
+                        self.limit_attempt(now, id);
+                    }
+                    self.checks.insert(check.session, id);
+                    self.owners.insert(id, Owner::Check(check));
+                    return;
+                }
+                Err(error) => failure = egress::outcome(error),
             }
-            Err(error) => self.end_check(check, egress::outcome(error)),
         }
+        self.end_check(check, failure);
     }
 
     pub(super) fn check_connected(&mut self, now: Instant, id: FlowId) {
@@ -41,7 +50,11 @@ impl Driver {
         }
     }
 
-    pub(super) fn check_closed(&mut self, check: Check, reason: CloseReason) {
+    pub(super) fn check_closed(&mut self, now: Instant, check: Check, reason: CloseReason) {
+        if !check.destinations.is_empty() {
+            self.start_check(now, check);
+            return;
+        }
         self.end_check(check, egress::not_connected(reason));
     }
 

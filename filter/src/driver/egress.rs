@@ -4,10 +4,18 @@ use super::{Driver, Owner};
 use crate::flow::{Flow, FlowState};
 use crate::greeting::Outcome;
 use nexodus_netstack::{CloseReason, ConnectError, Event, FlowId, Instant, Netstack};
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Largest chunk handed to Envoy at a time.
 const CHUNK: usize = 64 * 1024;
+
+/// How long one address of a name may take while another is left: less than the connect timeouts that people set.
+const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// The attempts with such a limit, by its end.
+pub(super) type Attempts = VecDeque<(Instant, FlowId)>;
 
 /// The network thread's part of a flow.
 pub(super) struct Egress {
@@ -34,25 +42,66 @@ impl Driver {
         }
     }
 
+    /// Connects to the next of the flow's destinations that can be tried. There are several when it was given a name.
     fn open(&mut self, now: Instant, flow: &Arc<Flow>) {
         let mut state = flow.lock();
         if state.aborted {
             state.network_side = FlowState::Gone;
             return;
         }
-        match self.stack.connect(now, flow.destination) {
-            Ok(id) => {
-                state.network_side = FlowState::Open(id);
-                let egress =
-                    Egress { flow: flow.clone(), id, in_hand: Vec::new(), taken: 0, finished: false };
-                self.owners.insert(id, Owner::Egress(egress));
+        let mut failure = None;
+        while let Some(destination) = state.destinations.pop_front() {
+            match self.stack.connect(now, destination) {
+                Ok(id) => {
+                    state.network_side = FlowState::Open(id);
+                    if !state.destinations.is_empty() {
+                        self.limit_attempt(now, id);
+                    }
+                    let egress =
+                        Egress { flow: flow.clone(), id, in_hand: Vec::new(), taken: 0, finished: false };
+                    self.owners.insert(id, Owner::Egress(egress));
+                    return;
+                }
+                Err(error) => failure = Some(outcome(error)),
             }
-            Err(error) => {
-                state.network_side = FlowState::Gone;
-                state.outcome = Some(outcome(error));
-                state.wake_worker();
-                self.stats.egress_failed += 1;
+        }
+        if let Some(outcome) = failure {
+            state.network_side = FlowState::Gone;
+            state.outcome = Some(outcome);
+            state.wake_worker();
+            self.stats.egress_failed += 1;
+        }
+    }
+
+    /// Has an attempt given up after a while: another destination is left.
+    pub(super) fn limit_attempt(&mut self, now: Instant, id: FlowId) {
+        self.attempts.push_back((now + ATTEMPT, id));
+    }
+
+    /// Gives up the attempts whose time is over.
+    pub(super) fn serve_attempts(&mut self, now: Instant) {
+        while let Some((_, id)) = self.attempts.pop_front_if(|(deadline, _)| *deadline <= now) {
+            match self.owners.get(&id) {
+                Some(Owner::Egress(egress)) if !egress.is_opening() => continue,
+                Some(Owner::Egress(_) | Owner::Check(_)) => {}
+                Some(Owner::Ingress(_)) | None => continue,
             }
+            self.stack.abort(now, id);
+            match self.owners.remove(&id) {
+                Some(Owner::Egress(egress)) => self.open(now, &egress.flow),
+                Some(Owner::Check(check)) => self.start_check(now, check),
+                Some(Owner::Ingress(_)) | None => {}
+            }
+        }
+    }
+
+    /// The netstack has ended the flow; its id is gone.
+    pub(super) fn egress_closed(&mut self, now: Instant, egress: Egress, reason: CloseReason) {
+        self.stats.overlay_resets += u64::from(reason != CloseReason::Done);
+        if egress.is_opening() && !egress.flow.lock().destinations.is_empty() {
+            self.open(now, &egress.flow);
+        } else {
+            egress.closed(reason);
         }
     }
 
@@ -139,8 +188,13 @@ impl Egress {
         self.finished && self.flow.lock().released
     }
 
-    /// The netstack has ended the flow; its id is gone.
-    pub(super) fn closed(self, reason: CloseReason) {
+    /// Nothing has answered yet, and Envoy waits.
+    fn is_opening(&self) -> bool {
+        let state = self.flow.lock();
+        state.outcome.is_none() && !state.aborted
+    }
+
+    fn closed(self, reason: CloseReason) {
         let mut state = self.flow.lock();
         state.network_side = FlowState::Gone;
         if state.outcome.is_none() {

@@ -21,7 +21,7 @@ use clock::Clock;
 use envoy_config::{Endpoint, Peer};
 use envoy_proxy_dynamic_modules_rust_sdk::*;
 use mio::{Events, Poll, Token, Waker};
-use nexodus_netstack::{CloseReason, Config, Event, FlowId, Instant, Limits, Local, Netstack, PeerConfig};
+use nexodus_netstack::{Config, Event, FlowId, Instant, Limits, Local, Netstack, PeerConfig};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -109,6 +109,7 @@ pub(crate) fn start(
         poll,
         clock,
         owners: HashMap::new(),
+        attempts: egress::Attempts::new(),
         relays: ingress::Relays::default(),
         checks: checks::Checks::default(),
         udp: UdpProxy::default(),
@@ -148,6 +149,7 @@ struct Driver {
     poll: Poll,
     clock: Clock,
     owners: HashMap<FlowId, Owner>,
+    attempts: egress::Attempts,
     relays: ingress::Relays,
     checks: checks::Checks,
     udp: UdpProxy,
@@ -178,6 +180,7 @@ impl Driver {
             self.apply_changes(now);
             more = self.receive(now)?;
             self.serve_egress(now);
+            self.serve_attempts(now);
             self.serve_relays(now);
             self.serve_checks(now);
             more |= self.udp_to_overlay(now);
@@ -200,8 +203,9 @@ impl Driver {
             Some(Duration::ZERO)
         } else {
             let now = self.clock.now();
+            let attempt = self.attempts.front().map(|(deadline, _)| *deadline);
             let status = self.status_stale.then_some(self.status_due);
-            let deadlines = [self.stack.poll_timeout(), self.relays.deadline(), status];
+            let deadlines = [self.stack.poll_timeout(), self.relays.deadline(), attempt, status];
             deadlines.into_iter().flatten().min().map(|deadline| deadline.saturating_since(now))
         };
         match self.poll.poll(events, timeout) {
@@ -271,12 +275,9 @@ impl Driver {
                     None => {}
                 },
                 Event::Closed { flow, reason } => match self.owners.remove(&flow) {
-                    Some(Owner::Egress(egress)) => {
-                        self.stats.overlay_resets += u64::from(reason != CloseReason::Done);
-                        egress.closed(reason);
-                    }
+                    Some(Owner::Egress(egress)) => self.egress_closed(now, egress, reason),
                     Some(Owner::Ingress(relay)) => self.relay_closed(now, relay, reason),
-                    Some(Owner::Check(check)) => self.check_closed(check, reason),
+                    Some(Owner::Check(check)) => self.check_closed(now, check, reason),
                     None => {}
                 },
                 Event::UdpIncoming { flow, local, .. } => self.udp_incoming(now, flow, local),
