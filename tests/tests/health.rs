@@ -169,3 +169,27 @@ fn a_rule_with_checks_serves_as_soon_as_it_is_added() {
         assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
     }
 }
+
+#[test]
+fn rules_with_checks_apply_when_the_first_checks_are_over() {
+    let products = need!(products());
+    let server = Server::local(http("page"));
+    let [own, mut absent] = Identity::several();
+    let silence = silent_udp_socket();
+    absent.endpoint = silence.local_addr().expect("bound");
+    let port = free_port();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("rules.yaml");
+    let ingress = format!("ingress:\n- tcp:80:{}\n", server.address());
+    std::fs::write(&file, &ingress).expect("written");
+    let node = Node::with(&products, &own).peer(&absent).flag(format!("--rules={}", file.display())).start();
+    let rule = |to| format!("- tcp:{port}:{to},health-check=20s\n");
+    let egress = format!("egress:\n{}{}", rule(format!("{}:80", own.v4)), rule(format!("{}:80", absent.v4)));
+    let start = Instant::now();
+    std::fs::write(&file, ingress + &egress).expect("written");
+    within(Duration::from_secs(15), "the rules to apply", || {
+        node.nexctl_ok(&["status"]).contains("3 rules").then_some(())
+    });
+    // The one that does not answer takes 5 s to be found out; until then the other one is not in use either.
+    assert_eq!(http_get(port).expect("what applies serves"), "page", "after {:?}", start.elapsed());
+}

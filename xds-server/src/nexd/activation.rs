@@ -15,6 +15,10 @@ use crate::{
 /// Envoy opens a listener within a few milliseconds after accepting it.
 const POLL: Duration = Duration::from_millis(20);
 
+/// How long to wait for clusters whose destinations are looked up or tried for the first time: a health check takes up to
+/// 5 s. Clients are turned away until then, as they are when nothing is found.
+const WARM_LIMIT: Duration = Duration::from_secs(6);
+
 /// Why a change is not active.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivationError {
@@ -109,13 +113,24 @@ pub async fn reached(
     }
     loop {
         let missing = match missing(admin, target).await {
-            Ok(None) => return Ok(()),
+            Ok(None) => break,
             Ok(Some(missing)) => missing,
             Err(error) => error.into(),
         };
         if Instant::now() >= deadline {
             return Err(missing);
         }
+        sleep(POLL).await;
+    }
+    if !target.listener.is_empty() {
+        warmed(admin, deadline.min(Instant::now() + WARM_LIMIT)).await;
+    }
+    Ok(())
+}
+
+/// Waits until Envoy uses every cluster that it has. One that takes too long is no failure: the listeners are there.
+async fn warmed(admin: &Admin, deadline: Instant) {
+    while Instant::now() < deadline && admin.warming_clusters().await.is_ok_and(|clusters| clusters > 0) {
         sleep(POLL).await;
     }
 }

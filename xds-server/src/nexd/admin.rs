@@ -128,6 +128,19 @@ impl Admin {
         Ok(sum_connections(text))
     }
 
+    /// How many clusters are not in use yet: their names are looked up, or their destinations tried, for the first time.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn warming_clusters(&self) -> Result<u64, AdminError> {
+        const GAUGE: &str = "cluster_manager.warming_clusters";
+        let path = format!("/stats?filter={GAUGE}");
+        let body = self.ask(Method::GET, &path).await?;
+        let text = std::str::from_utf8(&body).unwrap_or_default();
+        let value = text.lines().find_map(|line| line.strip_prefix(GAUGE)?.strip_prefix(": "));
+        value.and_then(|value| value.trim().parse().ok()).ok_or(AdminError::Body { path })
+    }
+
     async fn ask(&self, method: Method, path: &str) -> Result<Bytes, AdminError> {
         match self.request(method, path).await? {
             (status, body) if status.is_success() => Ok(body),

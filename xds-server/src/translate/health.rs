@@ -31,7 +31,7 @@ pub(super) fn health_checks(key: RuleKey, rules: &[&Rule], settings: &Settings) 
     let Some(interval) = health_check(rules).filter(|_| key.protocol == Protocol::Tcp) else {
         return Vec::new();
     };
-    let limit = settings.attempt(rules).min(interval);
+    let limit = settings.attempt(rules).min(interval).min(LONGEST);
     vec![HealthCheck {
         timeout: Some(duration(limit)),
         interval: Some(duration(interval)),
@@ -50,6 +50,10 @@ pub(super) fn health_checks(key: RuleKey, rules: &[&Rule], settings: &Settings) 
         ..Default::default()
     }]
 }
+
+/// A check takes at most this long: a new cluster is not in use before all its destinations had their first one, and Envoy
+/// opens no listener before its first clusters are.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// The pause between the first and the second failure.
 const EDGE: Duration = Duration::from_secs(1);

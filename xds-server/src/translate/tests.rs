@@ -79,6 +79,28 @@ fn a_weight_is_a_matter_of_the_endpoints_and_a_timeout_of_the_cluster() {
 }
 
 #[test]
+fn a_health_check_is_as_short_as_its_interval_and_an_attempt_and_never_long() {
+    use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+    use prost::Message as _;
+    for direction in [Direction::Egress, Direction::Ingress] {
+        for (options, expected) in [
+            ("health-check=2s", 2),
+            ("health-check=60m", 5),
+            ("health-check=60s,connect-timeout=3s", 3),
+            ("health-check=60s,connect-timeout=60s", 5),
+        ] {
+            let rules = rules(&[(direction, &format!("tcp:80:100.64.0.1:80,{options}"))]);
+            let snapshot = translate(&rules, &ResolvedNames::default(), &Settings::default()).unwrap();
+            let cluster = snapshot.resources(ResourceType::Cluster).next().unwrap();
+            let cluster = Cluster::decode(cluster.body().value.as_slice()).unwrap();
+            let timeout = cluster.health_checks[0].timeout.unwrap();
+            assert_eq!((timeout.seconds, timeout.nanos), (expected, 0), "{options}");
+            assert!(cluster.ignore_health_on_host_removal);
+        }
+    }
+}
+
+#[test]
 fn other_rules_leave_a_rule_as_it_is() {
     let one = [(Direction::Egress, "tcp:80:100.64.0.2:80")];
     let two = [(Direction::Ingress, "tcp:80:127.0.0.1:80"), one[0]];
