@@ -105,6 +105,7 @@ pub(crate) const COUNTERS: &[Named] = &[
     ("refused_pending_full", |c| c.stack.pending_full),
     ("refused_too_many_flows", |c| c.stack.too_many_flows),
     ("refused_budget", |c| c.stack.budget_refused),
+    ("drop_budget", |c| c.stack.budget_dropped),
     ("refused_no_ports", |c| c.stack.no_ports),
     ("refused_accept_expired", |c| c.stack.accept_expired),
     ("time_wait_evicted", |c| c.stack.time_wait_evicted),

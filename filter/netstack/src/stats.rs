@@ -66,6 +66,8 @@ pub struct Stats {
     pub too_many_flows: u64,
     /// Flows refused because `buffer_bytes` was spent.
     pub budget_refused: u64,
+    /// Dropped: segments whose bytes had no room in `buffer_bytes`. Their senders repeat them.
+    pub budget_dropped: u64,
     /// `connect` calls that found no free port.
     pub no_ports: u64,
     /// SYNs that nobody accepted or rejected in time.
@@ -131,7 +133,7 @@ pub struct Stats {
     pub pending: usize,
     /// Gauge: tuples in TIME_WAIT.
     pub time_wait: usize,
-    /// Gauge: bytes reserved for TCP buffers.
+    /// Gauge: bytes that TCP flows and their buffers hold.
     pub buffer_bytes: usize,
     /// Gauge: UDP flows.
     pub udp_flows: usize,

@@ -5,7 +5,7 @@ mod sim;
 
 use nexodus_netstack::{CloseReason, ConnectError, Event, Limits, Netstack, Stats};
 use sim::raw::{Raw, ip};
-use sim::{App, Pair, World, secs, v4, v6};
+use sim::{App, Pair, World, pattern, secs, v4, v6};
 use std::net::SocketAddr;
 
 fn stats(world: &World, node: usize) -> &Stats {
@@ -134,25 +134,81 @@ fn max_flows() {
     assert_eq!(refused, Err(ConnectError::TooManyFlows));
 }
 
+/// An idle flow counts 1 KiB.
 #[test]
-fn buffer_bytes() {
-    let limits = Limits { buffer_bytes: 1 << 20, ..Limits::default() };
-    let mut world = limited(limits);
+fn buffer_bytes_bound_the_number_of_flows() {
+    let mut world = limited(Limits { buffer_bytes: 10 << 10, ..Limits::default() });
     world.serve(80, App::idle());
-    let flows: Vec<_> = (0..3).map(|_| world.connect(80, App::idle())).collect();
-    world.run(secs(2));
+    let mut flows = Vec::new();
+    for _ in 0..12 {
+        flows.push(world.connect(80, App::idle()));
+        world.run(secs(1));
+    }
     let refused =
         flows.iter().filter(|&&flow| world.app(0, flow).closed == Some(CloseReason::Refused)).count();
-    assert_eq!((refused, stats(&world, 1).budget_refused, stats(&world, 1).buffer_bytes), (1, 1, 1 << 20));
+    assert_eq!((refused, stats(&world, 1).budget_refused, stats(&world, 1).buffer_bytes), (2, 2, 10 << 10));
     let now = world.now;
     let refused = world.nodes[1].stack.connect(now, SocketAddr::new(v4(0), 80));
     assert_eq!(refused, Err(ConnectError::NoBuffers));
 }
 
 #[test]
-fn the_default_budget_carries_two_thousand_flows() {
+fn the_default_budget_carries_all_flows_while_they_are_idle() {
     let limits = Limits::default();
-    assert_eq!(limits.buffer_bytes / (limits.flow_send_buffer + limits.flow_recv_buffer), 2048);
+    assert!(limits.max_flows * 1024 < limits.buffer_bytes / 4);
+}
+
+/// Many flows whose readers do not read: windows close early, what was promised is dropped, nothing is lost in the end.
+#[test]
+fn buffer_bytes_bound_what_waits_for_readers() {
+    let budget = 4 << 20;
+    let mut world = limited(Limits { buffer_bytes: budget, ..Limits::default() });
+    world.serve(80, App { deaf: true, ..App::sink() });
+    let size = 200_000;
+    let flows: Vec<_> = (0..50).map(|n| world.connect(80, App::sending(pattern(size, n)))).collect();
+    // 10 MB for 4 MiB, and nobody reads.
+    for _ in 0..60 {
+        world.run(secs(1));
+        let held = stats(&world, 1).buffer_bytes;
+        assert!(held <= budget + 50 * (64 << 10), "{held}");
+    }
+    assert!(stats(&world, 1).buffer_bytes > budget / 2);
+    assert!(stats(&world, 1).budget_dropped > 0);
+    let servers: Vec<_> = world.nodes[1].apps.keys().copied().collect();
+    for server in servers {
+        world.app_mut(1, server).deaf = false;
+        world.pump(1, server);
+    }
+    assert!(world.run_until(secs(900), |world| flows.iter().all(|&flow| world.app(0, flow).is_done())));
+    let mut received: Vec<_> = world.nodes[1].apps.values().map(|app| app.received.clone()).collect();
+    let mut sent: Vec<_> = (0..50).map(|n| pattern(size, n)).collect();
+    received.sort();
+    sent.sort();
+    assert!(received == sent);
+    world.run(secs(1));
+    assert_eq!(stats(&world, 1).buffer_bytes, 0);
+}
+
+/// Many flows whose peers do not read: past three quarters of the budget a sender is given 16 KiB.
+#[test]
+fn buffer_bytes_bound_what_waits_to_be_sent() {
+    let budget = 4 << 20;
+    let limits = Limits { buffer_bytes: budget, ..Limits::default() };
+    let mut world = World::pair(&Pair { limits: [limits, Limits::default()], ..Pair::default() });
+    world.serve(80, App { deaf: true, ..App::sink() });
+    let size = 300_000;
+    let flows: Vec<_> = (0..50).map(|n| world.connect(80, App::sending(pattern(size, n)))).collect();
+    for _ in 0..30 {
+        world.run(secs(1));
+        let held = stats(&world, 0).buffer_bytes;
+        assert!(held <= budget + 50 * (20 << 10), "{held}");
+    }
+    let servers: Vec<_> = world.nodes[1].apps.keys().copied().collect();
+    for server in servers {
+        world.app_mut(1, server).deaf = false;
+        world.pump(1, server);
+    }
+    assert!(world.run_until(secs(900), |world| flows.iter().all(|&flow| world.app(0, flow).is_done())));
 }
 
 #[test]
@@ -303,7 +359,7 @@ fn icmp_unreachable_ends_an_open_but_not_a_flow() {
     assert_eq!(raw.stack.poll_event(), None);
 }
 
-/// Between SYN|ACK and the first acknowledgement smoltcp believes to have offered more than its buffer holds.
+/// The window of a SYN is not scaled, whatever is agreed on for those that follow.
 #[test]
 fn data_beyond_the_window_right_after_the_handshake_is_dropped() {
     let mut raw = Raw::new(Limits { flow_recv_buffer: 65_536 * 4, ..Limits::default() });
@@ -333,7 +389,7 @@ fn data_beyond_the_window_right_after_the_handshake_is_dropped() {
     raw.replies();
 }
 
-/// A peer whose buffer is full acknowledges the last byte and the FIN. smoltcp alone then probes its window without end.
+/// A peer whose buffer is full acknowledges the last byte and the FIN: there is nothing left to probe for.
 #[test]
 fn a_closed_window_at_the_end_is_not_probed_for_ever() {
     let mut raw = Raw::new(Limits::default());
@@ -348,17 +404,18 @@ fn a_closed_window_at_the_end_is_not_probed_for_ever() {
     raw.stack.accept(raw.now, flow);
     let answer = raw.replies().remove(0);
     let iss = u32::from_be_bytes(answer[24..28].try_into().unwrap());
-    let mut acknowledge = |raw: &mut Raw, bytes: u32| {
+    let mut acknowledge = |raw: &mut Raw, bytes: u32, window: u16| {
         segment[4..8].copy_from_slice(&1001_u32.to_be_bytes());
-        segment[8..12].copy_from_slice(&(iss + 1 + bytes).to_be_bytes());
+        segment[8..12].copy_from_slice(&iss.wrapping_add(1 + bytes).to_be_bytes());
         segment[13] = 0x10;
+        segment[14..16].copy_from_slice(&window.to_be_bytes());
         raw.send(&ip(v4(1), 6, &segment));
     };
-    acknowledge(&mut raw, 0);
+    acknowledge(&mut raw, 0, 2);
     assert_eq!(raw.stack.send(raw.now, flow, b"x"), 1);
     raw.stack.finish(raw.now, flow);
-    assert_eq!(raw.replies().len(), 1, "the probe, which carries everything");
-    acknowledge(&mut raw, 2);
+    assert_eq!(raw.replies().len(), 1, "the byte and the FIN");
+    acknowledge(&mut raw, 2, 0);
     let end = raw.now + secs(30);
     let mut packets = 0;
     while let Some(next) = raw.stack.poll_timeout().filter(|&next| next < end) {

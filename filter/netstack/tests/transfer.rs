@@ -136,11 +136,12 @@ fn a_slow_reader_stops_the_sender() {
     world.run(secs(120));
     let server = world.only(1).0;
     // One buffer at either end and nothing more; the zero window is probed, and nobody dies.
-    assert_eq!(world.nodes[1].stack.recv_available(server), 65_536);
+    // (What a scaled window cannot say, and no segment is sent for, stays at the sender.)
+    assert!((65_534..=65_536).contains(&world.nodes[1].stack.recv_available(server)));
     // (The sender is woken when a quarter of its buffer is free, so the last of it may be empty.)
     assert!((2 * 65_536 - 16_384..=2 * 65_536).contains(&world.app(0, flow).sent));
     world.pump(0, flow);
-    assert_eq!(world.app(0, flow).sent, 2 * 65_536);
+    assert!((2 * 65_536 - 2..=2 * 65_536).contains(&world.app(0, flow).sent));
     assert_eq!(world.nodes[0].stack.send_capacity(flow), 0);
     let now = world.now;
     assert_eq!(world.nodes[0].stack.send(now, flow, b"more"), 0);

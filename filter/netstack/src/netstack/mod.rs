@@ -89,7 +89,7 @@ impl Netstack {
         for (name, value) in
             [("flow_send_buffer", limits.flow_send_buffer), ("flow_recv_buffer", limits.flow_recv_buffer)]
         {
-            // smoltcp panics above 1 GiB; below one segment nothing moves.
+            // Window scaling ends at 1 GiB (RFC 7323, section 2.3); below one segment nothing moves.
             if !(least..=1 << 30).contains(&value) {
                 return Err(ConfigError::Limit(name));
             }
@@ -99,7 +99,7 @@ impl Netstack {
             now,
             addresses,
             wireguard: Wireguard::new(now, private_key, mtu),
-            tcp: Tcp::new(now, seed, mtu, limits),
+            tcp: Tcp::new(seed, mtu, limits),
             udp: Udp::new(next_random(&mut random), limits),
             pings: Pings::default(),
             reassembly: Reassembly::new(next_random(&mut random), limits.reassembly_bytes),
@@ -177,7 +177,8 @@ impl Netstack {
     /// Takes bytes to send. Fewer than given: full, or not open for sending; `Writable` follows when there is room.
     pub fn send(&mut self, now: Instant, flow: FlowId, data: &[u8]) -> usize {
         self.advance(now);
-        self.tcp.send(flow, data)
+        let (tcp, mut cx) = self.tcp();
+        tcp.send(&mut cx, flow, data)
     }
 
     /// How many bytes `send` would take.

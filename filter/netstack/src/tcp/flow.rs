@@ -3,7 +3,10 @@
 use super::engine::Engine;
 use super::segment::Tuple;
 use crate::wireguard::PeerId;
-use crate::{CloseReason, Instant};
+use crate::{CloseReason, Instant, Stats};
+
+/// What an open flow holds beside its buffers: the connection, its entries in the tables and queues.
+pub(super) const FLOW_BYTES: usize = 1024;
 
 pub(super) struct Flow {
     pub(super) generation: u32,
@@ -30,8 +33,8 @@ pub(super) struct Flow {
     pub(super) lingering: usize,
     /// Where the timer entry is (see `Timers`).
     pub(super) timer: Option<Instant>,
-    /// Bytes of the buffer budget that the flow holds.
-    pub(super) reserved: usize,
+    /// Bytes of the buffer budget that the flow is counted with.
+    pub(super) counted: usize,
 }
 
 pub(super) enum FlowState {
@@ -69,7 +72,6 @@ impl Flow {
         state: FlowState,
         active: bool,
         deadline: Instant,
-        reserved: usize,
     ) -> Self {
         Self {
             generation,
@@ -86,7 +88,7 @@ impl Flow {
             deadline: Some(deadline),
             lingering: 0,
             timer: None,
-            reserved,
+            counted: 0,
         }
     }
 
@@ -102,6 +104,18 @@ impl Flow {
             FlowState::Live(engine) => Some(engine),
             _ => None,
         }
+    }
+
+    /// Counts the memory that the flow holds now.
+    pub(super) fn account(&mut self, stats: &mut Stats) {
+        let holds = match &self.state {
+            FlowState::Live(engine) => FLOW_BYTES + engine.memory(),
+            FlowState::Held { syn, .. } => FLOW_BYTES + syn.len(),
+            FlowState::Drained { rest, .. } => rest.len(),
+            FlowState::Ended(_) => 0,
+        };
+        stats.buffer_bytes = stats.buffer_bytes - self.counted + holds;
+        self.counted = holds;
     }
 
     pub(super) fn recv_available(&self) -> usize {

@@ -1,5 +1,6 @@
 //! How a flow moves through its life, and what its owner is told about it.
 
+use super::conn::End;
 use super::engine::{Engine, Phase};
 use super::flow::{Flow, FlowState, Kind};
 use super::segment::{self, Segment};
@@ -8,9 +9,10 @@ use crate::ip::Packet;
 use crate::{CloseReason, FlowId, Stats};
 
 impl Tcp {
-    /// Compares a flow with what its owner knows. `reset`: the cause was an RST.
-    pub(super) fn update(&mut self, cx: &mut Context<'_>, id: FlowId, reset: bool) {
+    /// Compares a flow with what its owner knows.
+    pub(super) fn update(&mut self, cx: &mut Context<'_>, id: FlowId) {
         let Some(flow) = self.flow_mut(id) else { return };
+        flow.account(cx.stats);
         let available = flow.recv_available();
         let FlowState::Live(engine) = &flow.state else {
             if matches!(flow.state, FlowState::Drained { .. }) && available == 0 {
@@ -43,10 +45,11 @@ impl Tcp {
             Phase::TimeWait => self.rest(cx, id),
             Phase::Closed => {
                 let Some(flow) = self.flow(id) else { return };
-                let reason = match (reset, flow.established, flow.active) {
-                    (true, false, true) => CloseReason::Refused,
-                    (true, ..) => CloseReason::Reset,
-                    (false, ..) => CloseReason::TimedOut,
+                let reason = match flow.engine().and_then(Engine::end) {
+                    Some(End::Refused) => CloseReason::Refused,
+                    Some(End::Done) => return self.complete(cx, id),
+                    Some(End::TimedOut) => CloseReason::TimedOut,
+                    Some(End::Reset | End::Aborted) | None => CloseReason::Reset,
                 };
                 self.end(cx, id, reason);
             }
@@ -57,28 +60,30 @@ impl Tcp {
     pub(super) fn complete(&mut self, cx: &mut Context<'_>, id: FlowId) {
         let Some(flow) = self.flow_mut(id) else { return };
         let Some(engine) = flow.engine_mut() else { return };
-        let rest = engine.drain();
+        let rest = engine.drain(cx.now);
         if flow.released {
             self.forget(cx, id);
             return;
         }
-        let kept = rest.len();
-        cx.stats.buffer_bytes = cx.stats.buffer_bytes - flow.reserved + kept;
-        flow.reserved = kept;
         flow.deadline = None;
         flow.state = FlowState::Drained { rest, read: 0 };
+        flow.account(cx.stats);
         let tuple = flow.tuple;
         self.table.remove(tuple, id);
-        self.update(cx, id, false);
+        self.update(cx, id);
     }
 
     /// Moves the tuple to TIME_WAIT, where it needs no buffers; acknowledges the peer's FIN.
     fn rest(&mut self, cx: &mut Context<'_>, id: FlowId) {
-        let Some(flow) = self.flow(id) else { return };
-        let Some(engine) = flow.engine() else { return };
-        let (tuple, snd_nxt, rcv_nxt) = (flow.tuple, engine.snd_nxt(), engine.rcv_nxt());
-        cx.outbox.push(segment::acknowledgement(tuple, snd_nxt, rcv_nxt), cx.stats);
-        self.table.rest(cx.now, tuple, snd_nxt, rcv_nxt, cx.stats);
+        let Some(flow) = self.flow_mut(id) else { return };
+        let tuple = flow.tuple;
+        let Some(engine) = flow.engine_mut() else { return };
+        let rest = engine.rest();
+        let mut packet = Vec::new();
+        while engine.transmit(cx.now, &mut packet) {
+            cx.outbox.push(std::mem::take(&mut packet), cx.stats);
+        }
+        self.table.rest(cx.now, tuple, rest, cx.stats);
         self.complete(cx, id);
     }
 
@@ -102,10 +107,9 @@ impl Tcp {
             return;
         }
         cx.stats.pending -= usize::from(flow.is_pending());
-        cx.stats.buffer_bytes -= flow.reserved;
-        flow.reserved = 0;
         flow.deadline = None;
         flow.state = FlowState::Ended(reason);
+        flow.account(cx.stats);
         let tuple = flow.tuple;
         self.table.remove(tuple, id);
         self.tell(id, Kind::Closed);
@@ -127,7 +131,7 @@ impl Tcp {
             waiting.remove(&id);
         }
         stats.pending -= usize::from(flow.is_pending());
-        stats.buffer_bytes -= flow.reserved;
+        stats.buffer_bytes -= flow.counted;
         stats.flows = self.flows.len();
     }
 
@@ -137,7 +141,7 @@ impl Tcp {
         let Some(flow) = self.flows.get_mut(id.index as usize) else { return };
         let Some(engine) = flow.engine_mut() else { return };
         engine.abort();
-        if engine.transmit(&mut self.shared, cx.now, Some(&mut packet)) && cx.outbox.push(packet, cx.stats) {
+        if engine.transmit(cx.now, &mut packet) && cx.outbox.push(packet, cx.stats) {
             cx.stats.rst_sent += 1;
         }
     }

@@ -6,7 +6,6 @@ pub mod conn;
 mod engine;
 mod flow;
 mod life;
-mod port;
 mod receive;
 pub(crate) mod segment;
 mod table;
@@ -18,7 +17,7 @@ use std::net::SocketAddr;
 
 use slab::Slab;
 
-use crate::ip::{Outbox, Packet};
+use crate::ip::Outbox;
 use crate::listen::Listening;
 use crate::seed::{Seeded, next_random};
 use crate::timers::Timers;
@@ -26,7 +25,7 @@ use crate::wireguard::PeerId;
 use crate::{ConnectError, Event, FlowId, Instant, Limits, Local, Stats};
 use engine::{Engine, Shared};
 use flow::{Flow, FlowState, Kind};
-use segment::{Segment, Tuple};
+use segment::Tuple;
 use table::Table;
 
 /// Local ports for active opens (Linux's default range).
@@ -58,15 +57,13 @@ pub(crate) struct Tcp {
     port_secret: u64,
     /// Counts active opens.
     port_turn: u64,
-    /// An answer of the engine on its way to the outbox.
-    reply: Vec<u8>,
 }
 
 impl Tcp {
-    pub(crate) fn new(now: Instant, seed: u64, mtu: u16, limits: Limits) -> Self {
+    pub(crate) fn new(seed: u64, mtu: u16, limits: Limits) -> Self {
         let mut random = seed;
         Self {
-            shared: Shared::new(now, next_random(&mut random), mtu),
+            shared: Shared::new(&mut random, mtu, &limits),
             flows: Slab::new(),
             generation: 0,
             table: Table::new(next_random(&mut random), limits.max_time_wait),
@@ -79,7 +76,6 @@ impl Tcp {
             port_secret: next_random(&mut random),
             port_turn: 0,
             random,
-            reply: Vec::new(),
         }
     }
 
@@ -97,16 +93,15 @@ impl Tcp {
         local: std::net::IpAddr,
         remote: SocketAddr,
     ) -> Result<FlowId, ConnectError> {
-        let reserved = self.reserve(cx.stats)?;
+        self.admit(cx.stats)?;
         let Some(tuple) = self.free_tuple(local, remote) else {
             cx.stats.no_ports += 1;
             return Err(ConnectError::NoPorts);
         };
-        let engine =
-            Engine::connect(&mut self.shared, tuple, &self.limits).ok_or(ConnectError::InvalidDestination)?;
+        let engine = Engine::connect(&self.shared, cx.now, tuple);
         cx.stats.flows_connected += 1;
         let deadline = cx.now + self.limits.connect_timeout;
-        let id = self.insert(cx, tuple, FlowState::Live(Box::new(engine)), true, deadline, reserved);
+        let id = self.insert(cx, tuple, FlowState::Live(Box::new(engine)), true, deadline);
         self.make_ready(id);
         Ok(id)
     }
@@ -117,18 +112,13 @@ impl Tcp {
         let tuple = flow.tuple;
         let FlowState::Held { syn, .. } = &mut flow.state else { return };
         let syn = std::mem::take(syn);
-        let engine = Engine::listen(tuple, &self.limits);
-        let parsed =
-            Packet::parse(&syn).ok().and_then(|packet| Some((packet, Segment::parse(packet.payload)?)));
-        let (Some(mut engine), Some((packet, segment))) = (engine, parsed) else { return };
-        engine.receive(&mut self.shared, cx.now, &packet, &segment, &mut self.reply);
-        self.reply.clear();
+        let Some(engine) = Engine::accept(&self.shared, cx.now, tuple, &syn) else { return };
         cx.stats.flows_accepted += 1;
         if let Some(flow) = self.flow_mut(id) {
             flow.state = FlowState::Live(Box::new(engine));
             flow.deadline = Some(deadline);
         }
-        self.update(cx, id, false);
+        self.update(cx, id);
         self.make_ready(id);
     }
 
@@ -141,12 +131,15 @@ impl Tcp {
         }
     }
 
-    pub(crate) fn send(&mut self, id: FlowId, data: &[u8]) -> usize {
+    pub(crate) fn send(&mut self, cx: &mut Context<'_>, id: FlowId, data: &[u8]) -> usize {
+        let pressure = self.limits.pressure(cx.stats);
         let Some(flow) = self.flow_mut(id) else { return 0 };
         let Some(engine) = flow.engine_mut() else { return 0 };
-        let taken = engine.send(data);
+        engine.set_pressure(pressure);
+        let taken = engine.send(cx.now, data);
         // Also for an owner who asks for the capacity first, and so never offers too much.
         flow.send_blocked = taken < data.len() || engine.send_room() == 0;
+        flow.account(cx.stats);
         if taken > 0 {
             self.make_ready(id);
         }
@@ -162,9 +155,13 @@ impl Tcp {
     }
 
     pub(crate) fn recv(&mut self, cx: &mut Context<'_>, id: FlowId, out: &mut [u8]) -> usize {
+        let pressure = self.limits.pressure(cx.stats);
         let Some(flow) = self.flow_mut(id) else { return 0 };
         let given = match &mut flow.state {
-            FlowState::Live(engine) => engine.recv(out),
+            FlowState::Live(engine) => {
+                engine.set_pressure(pressure);
+                engine.recv(cx.now, out)
+            }
             FlowState::Drained { rest, read } => {
                 let given = out.len().min(rest.len() - *read);
                 out[..given].copy_from_slice(&rest[*read..*read + given]);
@@ -174,7 +171,7 @@ impl Tcp {
             _ => 0,
         };
         if given > 0 {
-            self.update(cx, id, false);
+            self.update(cx, id);
             // The window may have to be announced.
             self.make_ready(id);
         }
@@ -255,18 +252,17 @@ impl Tcp {
         None
     }
 
-    /// Takes both buffers of a new flow out of the budget.
-    fn reserve(&self, stats: &mut Stats) -> Result<usize, ConnectError> {
+    /// Whether there is room for a new flow.
+    fn admit(&self, stats: &mut Stats) -> Result<(), ConnectError> {
         if self.flows.len() >= self.limits.max_flows {
             stats.too_many_flows += 1;
             return Err(ConnectError::TooManyFlows);
         }
-        let bytes = self.limits.flow_send_buffer + self.limits.flow_recv_buffer;
-        if stats.buffer_bytes + bytes > self.limits.buffer_bytes {
+        if stats.buffer_bytes + flow::FLOW_BYTES > self.limits.buffer_bytes {
             stats.budget_refused += 1;
             return Err(ConnectError::NoBuffers);
         }
-        Ok(bytes)
+        Ok(())
     }
 
     fn free_tuple(&mut self, local: std::net::IpAddr, remote: SocketAddr) -> Option<Tuple> {
@@ -291,17 +287,16 @@ impl Tcp {
         state: FlowState,
         active: bool,
         deadline: Instant,
-        reserved: usize,
     ) -> FlowId {
         self.generation = self.generation.wrapping_add(1);
         let entry = self.flows.vacant_entry();
         // `max_flows` is far below 2^32 in any memory that exists.
         let id =
             FlowId { index: u32::try_from(entry.key()).unwrap_or(u32::MAX), generation: self.generation };
-        let mut flow = Flow::new(self.generation, tuple, state, active, deadline, reserved);
+        let mut flow = Flow::new(self.generation, tuple, state, active, deadline);
         self.timers.at_latest(id, &mut flow.timer, deadline);
         cx.stats.pending += usize::from(flow.is_pending());
-        cx.stats.buffer_bytes += reserved;
+        flow.account(cx.stats);
         entry.insert(flow);
         self.table.insert(tuple, id);
         cx.stats.flows = self.flows.len();

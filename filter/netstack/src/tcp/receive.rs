@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
+use super::conn;
+use super::engine::Phase;
 use super::flow::{FlowState, Kind};
-use super::segment::{self, Segment, Tuple};
+use super::segment::{Segment, Tuple};
 use super::table::{Entry, TimeWait};
 use super::{Context, Tcp};
 use crate::ip::Packet;
@@ -43,18 +45,18 @@ impl Tcp {
             }
             FlowState::Drained { .. } | FlowState::Ended(_) => return,
         };
+        let Some(whole) = conn::segment::Segment::parse(packet.payload) else { return };
         let available = engine.recv_available();
-        let last_ack = engine.is_last_ack();
         // All data is acknowledged and only the answer to our FIN is missing: a peer that has forgotten the flow by now
         // says with its RST that it has had everything.
-        let delivered = engine.unacknowledged() == 0;
-        engine.receive(&mut self.shared, cx.now, packet, segment, &mut self.reply);
+        let last_ack = engine.is_last_ack();
+        engine.set_pressure(self.limits.pressure(cx.stats));
+        engine.receive(cx.now, &whole);
+        cx.stats.budget_dropped += u64::from(engine.take_starved());
         let more = engine.recv_available() > available;
-        let closed = last_ack && !engine.is_last_ack() && (delivered || !segment.is_rst());
+        let closed = engine.phase() == Phase::Closed
+            && (engine.end() == Some(conn::End::Done) || (last_ack && segment.is_rst()));
         let unwanted = more && flow.released;
-        if !self.reply.is_empty() {
-            cx.outbox.push(std::mem::take(&mut self.reply), cx.stats);
-        }
         if closed {
             self.complete(cx, id);
             return;
@@ -63,7 +65,7 @@ impl Tcp {
             self.abort(cx, id);
             return;
         }
-        self.update(cx, id, segment.is_rst());
+        self.update(cx, id);
         if more {
             self.tell(id, Kind::Readable);
         }
@@ -83,14 +85,22 @@ impl Tcp {
         if segment.is_rst() {
             return;
         }
-        if segment.opens() && beyond {
+        // By the clock of the peer (RFC 6191), or by its numbers.
+        let later = conn::segment::Segment::parse(packet.payload).and_then(|syn| syn.timestamp());
+        let later = match (rest.stamps, later) {
+            (Some(stamps), Some(value)) => value.wrapping_sub(stamps.recent).cast_signed() > 0,
+            _ => false,
+        };
+        if segment.opens() && (beyond || later) {
             // A new flow whose segments cannot be taken for the old one's (RFC 1122, section 4.2.2.13).
             self.table.wake(tuple);
             self.receive_unmatched(cx, tuple, packet, segment);
         } else if segment.end() != segment.seq {
             // A repeated FIN means that our last acknowledgement was lost. Nothing else is answered, so that two resting
             // ends do not talk for ever.
-            cx.outbox.push(segment::acknowledgement(tuple, rest.snd_nxt, rest.rcv_nxt), cx.stats);
+            let numbers = (rest.snd_nxt, rest.rcv_nxt);
+            let answer = conn::acknowledgement(cx.now, tuple, numbers, rest.stamps);
+            cx.outbox.push(answer, cx.stats);
         }
     }
 
@@ -112,13 +122,13 @@ impl Tcp {
             cx.stats.pending_full += 1;
             return;
         }
-        let Ok(reserved) = self.reserve(cx.stats) else {
+        let Ok(()) = self.admit(cx.stats) else {
             Self::answer_reset(cx, packet, segment);
             return;
         };
         let state = FlowState::Held { syn: packet.bytes.to_vec(), seq: segment.seq };
         let deadline = cx.now + self.limits.accept_timeout;
-        let id = self.insert(cx, tuple, state, false, deadline, reserved);
+        let id = self.insert(cx, tuple, state, false, deadline);
         self.tell(id, Kind::Incoming);
     }
 

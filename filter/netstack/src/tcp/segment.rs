@@ -23,8 +23,6 @@ pub(crate) struct Segment {
     pub(crate) destination_port: u16,
     pub(crate) seq: u32,
     pub(crate) ack: u32,
-    /// As it stands in the header, without scaling.
-    pub(crate) window: u16,
     flags: u8,
     /// Bytes of payload.
     pub(crate) payload_len: u32,
@@ -42,15 +40,10 @@ impl Segment {
             destination_port: u16::from_be_bytes([header[2], header[3]]),
             seq: word(4),
             ack: word(8),
-            window: u16::from_be_bytes([header[14], header[15]]),
             flags: header[13],
             payload_len: u32::try_from(payload.len().checked_sub(header_len)?).ok()?,
         };
         (header_len >= 20 && segment.source_port != 0 && segment.destination_port != 0).then_some(segment)
-    }
-
-    pub(crate) fn is_syn(&self) -> bool {
-        self.flags & SYN != 0
     }
 
     pub(crate) fn is_rst(&self) -> bool {
@@ -64,16 +57,6 @@ impl Segment {
     /// A request for a new flow and nothing else.
     pub(crate) fn opens(&self) -> bool {
         self.flags & (SYN | RST | ACK | FIN) == SYN
-    }
-
-    /// An acknowledgement, with or without bytes.
-    pub(crate) fn is_plain(&self) -> bool {
-        self.flags & (SYN | RST | ACK | FIN) == ACK
-    }
-
-    /// An acknowledgement and nothing else.
-    pub(crate) fn is_bare_ack(&self) -> bool {
-        self.payload_len == 0 && self.is_plain()
     }
 
     /// The sequence number after this segment: SYN and FIN count as one byte each.
@@ -91,48 +74,10 @@ pub(crate) fn reset(packet: &Packet<'_>, segment: &Segment) -> Vec<u8> {
         local: SocketAddr::new(packet.destination, segment.destination_port),
         remote: SocketAddr::new(packet.source, segment.source_port),
     };
-    bare(tuple, seq, ack, flags, 0)
+    bare(tuple, seq, ack, flags)
 }
 
-/// An empty acknowledgement.
-pub(crate) fn acknowledgement(tuple: Tuple, seq: u32, ack: u32) -> Vec<u8> {
-    bare(tuple, seq, ack, ACK, u16::MAX)
-}
-
-/// The acknowledgement in a received segment, as an empty one at `seq`.
-pub(crate) fn acknowledgement_in(packet: &Packet<'_>, segment: &Segment, seq: u32) -> Vec<u8> {
-    let sender = Tuple {
-        local: SocketAddr::new(packet.source, segment.source_port),
-        remote: SocketAddr::new(packet.destination, segment.destination_port),
-    };
-    bare(sender, seq, segment.ack, ACK, segment.window)
-}
-
-/// Changes the sequence number of the segment in a whole IP packet.
-pub(crate) fn set_seq(packet: &mut [u8], seq: u32) {
-    patch(packet, |header| header[4..8].copy_from_slice(&seq.to_be_bytes()));
-}
-
-/// Changes the window of the segment in a whole IP packet.
-pub(crate) fn set_window(packet: &mut [u8], window: u16) {
-    patch(packet, |header| header[14..16].copy_from_slice(&window.to_be_bytes()));
-}
-
-fn patch(packet: &mut [u8], change: impl FnOnce(&mut [u8])) {
-    let Ok(parsed) = Packet::parse(packet) else { return };
-    let (from, to, end) = (parsed.source, parsed.destination, parsed.bytes.len());
-    let start = end - parsed.payload.len();
-    let segment = &mut packet[start..end];
-    if segment.len() < 20 {
-        return;
-    }
-    change(segment);
-    segment[16..18].fill(0);
-    let sum = ip::checksum(ip::pseudo_header(from, to, ip::TCP, segment.len()), segment);
-    segment[16..18].copy_from_slice(&sum.to_be_bytes());
-}
-
-fn bare(tuple: Tuple, seq: u32, ack: u32, flags: u8, window: u16) -> Vec<u8> {
+fn bare(tuple: Tuple, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
     let mut header = [0; 20];
     header[0..2].copy_from_slice(&tuple.local.port().to_be_bytes());
     header[2..4].copy_from_slice(&tuple.remote.port().to_be_bytes());
@@ -140,7 +85,6 @@ fn bare(tuple: Tuple, seq: u32, ack: u32, flags: u8, window: u16) -> Vec<u8> {
     header[8..12].copy_from_slice(&ack.to_be_bytes());
     header[12] = 5 << 4;
     header[13] = flags;
-    header[14..16].copy_from_slice(&window.to_be_bytes());
     let (from, to) = (tuple.local.ip(), tuple.remote.ip());
     let sum = ip::checksum(ip::pseudo_header(from, to, ip::TCP, header.len()), &header);
     header[16..18].copy_from_slice(&sum.to_be_bytes());

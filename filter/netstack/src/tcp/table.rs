@@ -22,7 +22,15 @@ pub(super) enum Entry {
 pub(super) struct TimeWait {
     pub(super) snd_nxt: u32,
     pub(super) rcv_nxt: u32,
+    pub(super) stamps: Option<Stamps>,
     until: Instant,
+}
+
+/// A flow's timestamps: the offset of our clock, and the last of the peer's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamps {
+    pub(crate) offset: u32,
+    pub(crate) recent: u32,
 }
 
 pub(super) struct Table {
@@ -52,13 +60,21 @@ impl Table {
         }
     }
 
-    pub(super) fn rest(&mut self, now: Instant, tuple: Tuple, snd_nxt: u32, rcv_nxt: u32, stats: &mut Stats) {
+    /// `rest`: our next number, the peer's, and the timestamps.
+    pub(super) fn rest(
+        &mut self,
+        now: Instant,
+        tuple: Tuple,
+        rest: (u32, u32, Option<Stamps>),
+        stats: &mut Stats,
+    ) {
         if self.resting.len() >= self.max_time_wait {
             stats.time_wait_evicted += 1;
             self.wake_first();
         }
         let until = now + TIME_WAIT;
-        self.entries.insert(tuple, Entry::TimeWait(TimeWait { snd_nxt, rcv_nxt, until }));
+        let (snd_nxt, rcv_nxt, stamps) = rest;
+        self.entries.insert(tuple, Entry::TimeWait(TimeWait { snd_nxt, rcv_nxt, stamps, until }));
         self.resting.push_back((until, tuple));
         stats.time_wait = self.resting.len();
     }

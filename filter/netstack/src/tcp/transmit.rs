@@ -47,7 +47,8 @@ impl Tcp {
     pub(crate) fn next_segment(&mut self, cx: &mut Context<'_>, id: FlowId, out: &mut Vec<u8>) -> bool {
         let Some(flow) = self.flows.get_mut(id.index as usize) else { return false };
         let Some(engine) = flow.engine_mut() else { return false };
-        if engine.transmit(&mut self.shared, cx.now, Some(out)) {
+        engine.set_pressure(self.limits.pressure(cx.stats));
+        if engine.transmit(cx.now, out) {
             return true;
         }
         self.settle(cx, id);
@@ -59,8 +60,8 @@ impl Tcp {
         let Some(flow) = self.flows.get_mut(id.index as usize) else { return };
         let Some(engine) = flow.engine_mut() else { return };
         // Its timers run all the same: a flow must not outlive its user timeout here.
-        engine.transmit(&mut self.shared, cx.now, None);
-        self.update(cx, id, false);
+        engine.tick(cx.now);
+        self.update(cx, id);
         let check = cx.now + PARKED_CHECK;
         let Some(flow) = self.flow_mut(id) else { return };
         let at = flow.deadline.map_or(check, |deadline| deadline.min(check));
@@ -128,16 +129,16 @@ impl Tcp {
 
     /// After a flow's last segment of this turn: what changed by timers, and when it is its turn again by itself.
     fn settle(&mut self, cx: &mut Context<'_>, id: FlowId) {
-        self.update(cx, id, false);
+        self.update(cx, id);
         let Some(flow) = self.flows.get_mut(id.index as usize) else { return };
         if flow.generation != id.generation {
             return;
         }
         let (deadline, engine) = (flow.deadline, flow.engine_mut());
-        let engine = engine.and_then(|engine| engine.deadline(&mut self.shared, cx.now));
+        let engine = engine.and_then(|engine| engine.deadline());
         if let Some(at) = [deadline, engine].into_iter().flatten().min() {
-            // The engine has just had its turn; what it calls due already has to wait for something else anyway.
-            self.schedule(id, at.max(cx.now + Duration::from_millis(1)));
+            // The engine has just had its turn, so nothing of it is due; should it be wrong, it must not spin.
+            self.schedule(id, at.max(cx.now + Duration::from_micros(100)));
         }
     }
 

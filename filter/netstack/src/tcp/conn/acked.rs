@@ -8,7 +8,7 @@ use super::recovery::Mode;
 use super::scoreboard::{Fate, Sent};
 use super::segment::Segment;
 use super::seq::Seq;
-use super::{Connection, Stage};
+use super::{Connection, Stage, timestamp};
 use crate::Instant;
 
 /// What has newly arrived.
@@ -313,7 +313,5 @@ impl Connection {
 /// Whether an acknowledgement answers something older than what went out at `at`.
 fn is_early(echo: Option<u32>, offset: Option<u32>, at: Instant) -> bool {
     let (Some(echo), Some(offset)) = (echo, offset) else { return false };
-    #[expect(clippy::cast_possible_truncation, reason = "timestamps wrap")]
-    let sent = ((at.as_micros() / 1000) as u32).wrapping_add(offset);
-    echo != 0 && echo.wrapping_sub(sent).cast_signed() < 0
+    echo != 0 && echo.wrapping_sub(timestamp(at, offset)).cast_signed() < 0
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::pages::PAGE;
 use super::segment::Segment;
-use super::{Connection, End, Stage};
+use super::{Connection, End, Pressure, Stage};
 use crate::Instant;
 use crate::ip::{self, Packet};
 
@@ -159,6 +160,10 @@ impl Connection {
 
     fn take_bytes(&mut self, now: Instant, segment: &Segment<'_>) {
         if self.rcv.finished {
+            return;
+        }
+        if self.pressure == Pressure::Full && self.rcv.memory() > 2 * PAGE && !segment.payload.is_empty() {
+            self.starved += 1;
             return;
         }
         let had_mss = self.rcv.mss;

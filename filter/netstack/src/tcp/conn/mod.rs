@@ -17,8 +17,6 @@
 //! | `receive` | RFC 9293 section 3.8.6, 2018 section 4; the window grows with what the reader takes per round trip |
 //! | `pacing` | a window leaves spread over the round trip |
 //!
-//! The stack's flows do not use it yet: smoltcp is still behind `tcp::engine`.
-//!
 //! Left out on purpose: urgent data (RFC 6093 advises against it; the bytes stay in the stream), ECN, TCP Fast Open, path MTU
 //! discovery (inside a tunnel the MTU is known).
 
@@ -46,7 +44,9 @@ mod tuning;
 use std::sync::Arc;
 
 use crate::Instant;
+use crate::tcp::table::Stamps;
 use congestion::{CongestionControl, Cubic};
+pub(crate) use output::acknowledgement;
 use pacing::Pacer;
 use pages::Pages;
 use rack::Rack;
@@ -56,7 +56,7 @@ use rtt::Rtt;
 use scoreboard::Scoreboard;
 use segment::Ends;
 use seq::{Seq, count};
-pub use settings::{Counters, End, Settings, State};
+pub use settings::{Counters, End, Pressure, Settings, State};
 use timers::Timers;
 use tuning::Tuning;
 
@@ -124,6 +124,8 @@ pub struct Connection {
     /// The peer's FIN came before ours was sent.
     passive_close: bool,
     counters: Counters,
+    pressure: Pressure,
+    starved: u32,
 }
 
 impl Connection {
@@ -209,6 +211,33 @@ impl Connection {
         self.buffer.memory() + self.rcv.memory()
     }
 
+    /// How many bytes may wait for acknowledgement now.
+    #[must_use]
+    pub fn send_buffer(&self) -> usize {
+        self.send_limit() as usize
+    }
+
+    /// Segments whose bytes were dropped because of [`Pressure::Full`], since this was asked before.
+    pub fn take_starved(&mut self) -> u32 {
+        std::mem::take(&mut self.starved)
+    }
+
+    /// Says how scarce memory is. The connection keeps to it from the next byte on.
+    pub fn set_pressure(&mut self, pressure: Pressure) {
+        self.pressure = pressure;
+        self.rcv.pressed = pressure != Pressure::None;
+    }
+
+    pub(crate) fn initial_seq(&self) -> u32 {
+        self.iss.0
+    }
+
+    /// Our next number, the peer's, and the timestamps.
+    pub(crate) fn rest(&self) -> (u32, u32, Option<Stamps>) {
+        let stamps = Stamps { offset: self.ts_offset, recent: self.ts_recent };
+        (self.nxt.0, self.rcv.nxt.0, self.timestamps.then_some(stamps))
+    }
+
     /// The number after the last byte taken.
     fn write_end(&self) -> Seq {
         self.front + self.buffered
@@ -232,10 +261,14 @@ impl Connection {
         (self.una + self.wnd).beyond(self.nxt)
     }
 
-    /// The timestamp of an instant: milliseconds (RFC 7323, section 5.4).
     fn timestamp(&self, at: Instant) -> u32 {
-        #[expect(clippy::cast_possible_truncation, reason = "timestamps wrap")]
-        let millis = (at.as_micros() / 1000) as u32;
-        millis.wrapping_add(self.ts_offset)
+        timestamp(at, self.ts_offset)
     }
+}
+
+/// The timestamp of an instant: milliseconds (RFC 7323, section 5.4).
+fn timestamp(at: Instant, offset: u32) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "timestamps wrap")]
+    let millis = (at.as_micros() / 1000) as u32;
+    millis.wrapping_add(offset)
 }

@@ -16,7 +16,7 @@ use super::segment::{self, ACK, Ends, Header, SYN, Segment};
 use super::seq::Seq;
 use super::timers::Timers;
 use super::tuning::Tuning;
-use super::{Connection, Counters, End, Settings, Stage};
+use super::{Connection, Counters, End, Pressure, Settings, Stage};
 use crate::Instant;
 use crate::ip::Packet;
 
@@ -113,6 +113,8 @@ impl Connection {
             tuning: Tuning::default(),
             passive_close: false,
             counters: Counters::default(),
+            pressure: Pressure::None,
+            starved: 0,
             settings,
         }
     }

@@ -3,11 +3,13 @@
 use super::congestion::CongestionControl;
 use super::options::{TIMESTAMPS_LEN, Written};
 use super::recovery::Mode;
-use super::segment::{self, ACK, FIN, Header, PSH, RST};
+use super::segment::{self, ACK, Ends, FIN, Header, PSH, RST};
 use super::seq::Seq;
 use super::timers::Probe;
-use super::{Connection, End, Stage};
+use super::{Connection, End, Stage, timestamp};
 use crate::Instant;
+use crate::tcp::segment::Tuple;
+use crate::tcp::table::Stamps;
 
 impl Connection {
     /// Writes the next IP packet into `out`, which is cleared first. False: there is none (now).
@@ -234,4 +236,22 @@ impl Connection {
         self.timers.ack_at = None;
         self.timers.ack_bytes = 0;
     }
+}
+
+/// The acknowledgement of a connection that is over and rests: `numbers` are our next one and the peer's.
+pub(crate) fn acknowledgement(
+    now: Instant,
+    tuple: Tuple,
+    numbers: (u32, u32),
+    stamps: Option<Stamps>,
+) -> Vec<u8> {
+    let mut options = Written::new();
+    if let Some(stamps) = stamps {
+        options.timestamps(timestamp(now, stamps.offset), stamps.recent);
+    }
+    let ends = Ends { local: tuple.local, remote: tuple.remote };
+    let header = Header { seq: Seq(numbers.0), ack: Seq(numbers.1), flags: ACK, window: u16::MAX };
+    let mut packet = Vec::new();
+    segment::write(&mut packet, &ends, header, options.as_slice(), 0, |_| {});
+    packet
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::Instant;
 
-/// What may leave together. Timers of real machines are a millisecond coarse, and a burst of equal segments is sealed and
+/// What may leave together. Real machines wake up one to two milliseconds late, and a burst of equal segments is sealed and
 /// sent in one go.
-const BURST: Duration = Duration::from_millis(1);
+const BURST: Duration = Duration::from_millis(2);
 /// Bytes that may always leave together.
 const LEAST_BURST: u64 = 10 * 1460;
 

@@ -2,7 +2,7 @@
 
 use super::duplicates::Duplicates;
 use super::options::{Block, MAX_BLOCKS};
-use super::pages::Pages;
+use super::pages::{PAGE, Pages};
 use super::seq::{Seq, count};
 
 /// Separate ranges ahead of a hole. A sender that loses every other segment of a window needs more, and sends what does not
@@ -40,6 +40,8 @@ pub(super) struct Receiver {
     pub(super) shift: u8,
     /// Size of the buffer.
     pub(super) limit: u32,
+    /// Memory is scarce: the window does not move on while more than a page waits.
+    pub(super) pressed: bool,
     pages: Pages,
     ranges: Vec<Range>,
     news: u32,
@@ -61,6 +63,7 @@ impl Receiver {
             edge: Seq(0),
             shift,
             limit,
+            pressed: false,
             pages: Pages::default(),
             ranges: Vec::new(),
             news: 0,
@@ -244,8 +247,9 @@ impl Receiver {
 
     /// An end that is worth announcing (RFC 9293, section 3.8.6.2.2: no small steps).
     fn new_edge(&self) -> Option<Seq> {
-        let edge = self.nxt + self.limit.saturating_sub(self.available());
-        (edge.beyond(self.edge) >= self.mss.min(self.limit / 2).max(1)).then_some(edge)
+        let limit = if self.pressed { self.limit.min(count(PAGE)) } else { self.limit };
+        let edge = self.nxt + limit.saturating_sub(self.available());
+        (edge.beyond(self.edge) >= self.mss.min(limit / 2).max(1)).then_some(edge)
     }
 
     pub(super) fn read(&mut self, out: &mut [u8]) -> usize {

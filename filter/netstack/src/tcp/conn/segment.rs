@@ -42,6 +42,11 @@ impl<'a> Segment<'a> {
         })
     }
 
+    /// The sender's clock.
+    pub(crate) fn timestamp(&self) -> Option<u32> {
+        self.options.timestamps.map(|(value, _)| value)
+    }
+
     pub(super) fn is_syn(&self) -> bool {
         self.flags & SYN != 0
     }

@@ -84,6 +84,18 @@ pub enum State {
     Closed,
 }
 
+/// How scarce the memory is that all connections of a stack share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pressure {
+    /// Buffers grow with need.
+    #[default]
+    None,
+    /// Nothing new is promised beyond one page each way: windows close as they fill, and stay small.
+    High,
+    /// Also, what was promised before is dropped when it comes, beyond two pages. The peer sends it again.
+    Full,
+}
+
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {

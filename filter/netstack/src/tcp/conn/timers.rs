@@ -169,7 +169,7 @@ impl Connection {
     }
 
     /// Does what is due.
-    pub(super) fn run_timers(&mut self, now: Instant) {
+    pub(crate) fn run_timers(&mut self, now: Instant) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if self.stage != Stage::TimeWait
             && due(self.timers.unanswered.map(|since| since + self.settings.user_timeout))

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use super::Connection;
 use super::congestion::CongestionControl;
+use super::pages::PAGE;
+use super::seq::count;
+use super::{Connection, Pressure};
 use crate::Instant;
 
 /// Before any round trip is known.
@@ -31,8 +33,9 @@ impl Connection {
             return;
         }
         let wanted = self.tuning.taken.saturating_mul(2).saturating_add(HEADROOM * self.rcv.mss);
-        let most = self.settings.recv_buffer;
-        self.rcv.limit = self.rcv.limit.max(wanted.min(most));
+        if self.pressure == Pressure::None {
+            self.rcv.limit = self.rcv.limit.max(wanted.min(self.settings.recv_buffer));
+        }
         self.tuning.started = now;
         self.tuning.taken = 0;
     }
@@ -52,6 +55,9 @@ impl Connection {
 
     /// Twice the window: one for what is on the way, one for what comes next.
     pub(super) fn send_limit(&self) -> u32 {
+        if self.pressure != Pressure::None {
+            return self.settings.send_buffer.min(count(PAGE));
+        }
         let least = self.settings.initial_buffer.min(self.settings.send_buffer);
         self.congestion.window().saturating_mul(2).clamp(least, self.settings.send_buffer)
     }
