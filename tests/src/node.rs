@@ -278,10 +278,15 @@ impl<'a> Node<'a> {
     /// When there is none.
     #[track_caller]
     pub fn stored_rules(&self) -> Value {
-        let path = self.directory.path().join("state/state.json");
+        let path = self.state_file();
         let text = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let state: Value = serde_json::from_slice(&text).expect("state.json is JSON at any time");
         state["proxy-rules-config"].clone()
+    }
+
+    /// Where the rules added at run time are kept; nothing is there before the first.
+    pub fn state_file(&self) -> PathBuf {
+        self.directory.path().join("state/state.json")
     }
 
     /// The Envoy's admin interface.
