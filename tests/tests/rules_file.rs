@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use e2e::{
     Identity, Node, NodeBuilder, Pattern, Products, Server, connect, echo, eventually, free_port, free_ports,
-    http, http_get, measured, need, products, within,
+    http, http_get, measured, mounts, need, products, within,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -155,7 +155,7 @@ fn a_changed_file_changes_its_rules_and_no_other_connection() {
         format!("--ingress tcp:81:{}", servers[0].address()),
         format!("--ingress tcp:82:{}", servers[1].address()),
     ];
-    assert_eq!(list(&node), expected);
+    eventually("its rules in the list", || list(&node) == expected);
     let bytes = transfer.finish();
     assert!(bytes > 1 << 20, "only {bytes} bytes in all that time");
     assert_eq!(node.stored_rules()["egress"], serde_json::Value::Null, "rules of the file are stored");
@@ -268,7 +268,7 @@ fn a_bad_file_changes_nothing_and_the_status_names_the_line() {
 
     file.write(&format!("{base}- tcp:{later}:{}:81\n", identity.v4));
     eventually("the repaired file", || http_get(later).is_ok());
-    assert!(status(&node).contains(": 3 rules, read 20"), "{}", status(&node));
+    eventually("the repaired file in the status", || status(&node).contains(": 3 rules, read 20"));
 }
 
 #[test]
@@ -289,8 +289,7 @@ fn a_rule_of_the_file_can_be_removed_until_the_file_is_read_again() {
     assert!(refuses(Ipv4Addr::LOCALHOST, port));
     // The file did not change.
     node.process().signal(Signal::HUP);
-    eventually("the rule to come back at SIGHUP", || http_get(port).is_ok());
-    assert_eq!(list(&node).len(), 2);
+    eventually("the rule to come back at SIGHUP", || http_get(port).is_ok() && list(&node).len() == 2);
 
     // A rule that stands in the file and was added before: it is one, and stays when the file has it no more.
     node.nexctl_ok(&["proxy", "remove", "--egress", &rule]);
@@ -298,12 +297,10 @@ fn a_rule_of_the_file_can_be_removed_until_the_file_is_read_again() {
     node.stop(Signal::TERM);
     node.start();
     assert_eq!(list(&node).len(), 2);
-    let transfer = connect((Ipv4Addr::LOCALHOST, port)).expect("a connection");
     file.write(&format!("ingress: ['tcp:81:{}']\n", server.address()));
     eventually("the changed file", || status(&node).contains(": 1 rules"));
     assert_eq!(list(&node).len(), 2);
     assert_eq!(http_get(port).expect("a page"), "back");
-    drop(transfer);
 }
 
 #[test]
@@ -325,17 +322,41 @@ fn rules_whose_ports_are_taken_wait_and_the_others_apply() {
     assert!(waits(first), "{}", node.nexctl_ok(&["status"]));
 
     file.write(&format!("{base}- tcp:{second}:{v4}:81\n- tcp:{port}:{v4}:81\n"));
-    eventually("the rule that can be", || http_get(port).is_ok());
+    eventually("the rule that can be", || http_get(port).is_ok() && list(&node).len() == 2);
     assert!(waits(first) && waits(second), "{}", node.nexctl_ok(&["status"]));
-    assert_eq!(list(&node).len(), 2);
 
     drop(taken);
     for port in [first, second] {
         let page = within(Duration::from_secs(15), "a rule whose port is free now", || http_get(port).ok());
         assert_eq!(page, "served");
     }
-    assert_eq!(list(&node).len(), 4);
+    eventually("all in the list", || list(&node).len() == 4);
     assert!(!node.nexctl_ok(&["status"]).contains("Not active"));
+}
+
+#[test]
+fn a_destination_that_gives_way_to_a_name_is_never_missed() {
+    let products = need!(products());
+    need!(mounts());
+    let server = Server::local(http("named"));
+    let identity = Identity::new(1);
+    let port = free_port();
+    let content =
+        |host: &str| format!("ingress: ['tcp:81:{}']\negress: ['tcp:{port}:{host}:81']\n", server.address());
+    let file = File::new(&content(&identity.v4.to_string()));
+    let hosts = file.directory.path().join("hosts");
+    fs::write(&hosts, format!("127.0.0.1 localhost\n{} one.test two.test\n", identity.v4)).expect("written");
+    let mut node = circle(&products, &identity, &file).mount(hosts, "/etc/hosts").start();
+    eventually("the file's rules", || http_get(port).is_ok());
+    for host in ["one.test", "two.test", "100.64.0.1", "one.test"] {
+        file.rename_over(&content(host));
+        node.process().signal(Signal::HUP);
+        eventually("the reload", || {
+            assert_eq!(http_get(port).expect("a destination at any time"), "named");
+            list(&node).contains(&format!("--egress tcp:{port}:{host}:81"))
+        });
+        assert_eq!(http_get(port).expect("a page"), "named");
+    }
 }
 
 #[test]

@@ -30,6 +30,9 @@ use crate::{
     translate::{AccessLog, Settings, TranslateError, host_has_ipv6, overlay_dns, translate},
 };
 
+/// How long the names in a changed rules file are waited for.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(3);
+
 /// Below the flags in `--help`.
 const MORE_HELP: &str = "\
 Rules have the form protocol:port:destination:destination_port. A flag can be given several times, or its rules can be \
@@ -214,27 +217,31 @@ async fn follow(
     if let Some((file, hangup)) = file {
         tokio::spawn(file.watch(hangup, sender));
     }
-    let translated = |rules: &RuleSet, names: &Names| {
-        names.want(&rules.egress_names());
-        translate(rules, &names.resolved(), &settings)
-    };
-    let take_over = |rules: &RuleSet, names: &Names, reading: Reading| -> Result<_, Error> {
-        let rules = rules.with_file(&reading?).map_err(|error| RulesFileError::content(&path, error))?;
-        let snapshot = translated(&rules, names)?;
-        Ok((rules, snapshot))
+    let take_over = async |rules: &RuleSet, names: &Names, reading: Reading| -> Result<_, Error> {
+        let new = rules.with_file(&reading?).map_err(|error| RulesFileError::content(&path, error))?;
+        // No destination is without addresses while one of them gives way to a name.
+        let mut both = rules.egress_names();
+        both.extend(new.egress_names());
+        names.want(&both);
+        names.tried(None, LOOKUP_LIMIT).await;
+        let snapshot = translate(&new, &names.resolved(), &settings)?;
+        Ok((new, snapshot))
     };
     names.want(&rules.egress_names());
     loop {
         tokio::select! {
-            Some(reading) = readings.recv() => match take_over(&rules, &names, reading) {
-                Ok((new, snapshot)) => {
-                    rules = new;
-                    ads.publish(snapshot);
-                    tracing::info!("rules file {}: serving {} rules", path.display(), rules.len());
+            Some(reading) = readings.recv() => {
+                match take_over(&rules, &names, reading).await {
+                    Ok((new, snapshot)) => {
+                        rules = new;
+                        ads.publish(snapshot);
+                        tracing::info!("rules file {}: serving {} rules", path.display(), rules.len());
+                    }
+                    Err(error) => tracing::warn!("{error}; the rules from before still apply"),
                 }
-                Err(error) => tracing::warn!("{error}; the rules from before still apply"),
-            },
-            () = names.changed() => match translated(&rules, &names) {
+                names.want(&rules.egress_names());
+            }
+            () = names.changed() => match translate(&rules, &names.resolved(), &settings) {
                 Ok(snapshot) => ads.publish(snapshot),
                 // More addresses than the module takes, in all.
                 Err(error) => tracing::error!("host names have changed: {error}"),

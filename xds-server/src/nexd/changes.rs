@@ -36,7 +36,7 @@ const ACTIVATION_LIMIT: Duration = Duration::from_secs(10);
 pub(super) const UNDO_LIMIT: Duration = Duration::from_secs(3);
 
 /// How long the change that adds a rule waits for the name in it.
-const LOOKUP_LIMIT: Duration = Duration::from_secs(3);
+pub(super) const LOOKUP_LIMIT: Duration = Duration::from_secs(3);
 
 /// How often rules that could not be made active are tried again.
 const RETRY: Duration = Duration::from_secs(10);
@@ -291,7 +291,7 @@ impl Changes {
     }
 
     fn has(&self, key: RuleKey) -> bool {
-        self.rules.iter().any(|entry| entry.key() == key)
+        self.rules.contains_key(key)
     }
 
     /// Shows what is active, and what should be and is not.

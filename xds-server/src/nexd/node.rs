@@ -207,23 +207,17 @@ fn merge(
         }
     }
     for (direction, rule) in stored.iter() {
-        let (direction, rule) = (*direction, rule.clone());
-        let key = RuleKey::of(direction, &rule);
-        let is_new = rules.iter().all(|entry| entry.key() != key);
-        let mut with_it = rules.clone();
-        let added = with_it.add(direction, rule.clone(), Source::Stored);
-        if let Err(error) = added {
+        let direction = *direction;
+        let key = RuleKey::of(direction, rule);
+        let is_new = !rules.contains_key(key);
+        if let Err(error) = rules.add(direction, rule.clone(), Source::Stored) {
             if error != RuleSetError::Duplicate {
                 tracing::warn!("stored {direction} proxy rule {rule} is not active: {error}");
             }
             continue;
         }
-        match probe(key) {
-            Err(error) if is_new => {
-                tracing::warn!("stored {direction} proxy rule {rule} is not active yet: {error}");
-                waiting.push(Waiting { direction, rule, source: Source::Stored, reason: error.to_string() });
-            }
-            _ => rules = with_it,
+        if is_new && let Err(error) = probe(key) {
+            waiting.extend(recovery::set_aside(&mut rules, key, &error.to_string()));
         }
     }
     Ok((rules, waiting))

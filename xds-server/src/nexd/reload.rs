@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::{
 
 use super::{
     activation::Target,
-    changes::{Changes, UNDO_LIMIT},
+    changes::{Changes, LOOKUP_LIMIT, UNDO_LIMIT},
     recovery::set_aside,
     view::{Phase, RulesFileView},
 };
@@ -36,6 +36,7 @@ impl Changes {
             Err(error) => Err(error.to_string()),
         };
         if let Err(problem) = &outcome {
+            self.names.want(&self.rules.egress_names());
             self.view.send_modify(|view| {
                 if let Some(file) = &mut view.rules_file {
                     file.problem = Some(problem.clone());
@@ -58,6 +59,11 @@ impl Changes {
                 let _ = wanted.add(*direction, rule.clone(), Source::Stored);
             }
         }
+        // No destination is without addresses while one of them gives way to a name.
+        let mut names = self.rules.egress_names();
+        names.extend(wanted.egress_names());
+        self.names.want(&names);
+        self.names.tried(None, LOOKUP_LIMIT).await;
         translate(&wanted, &self.names.resolved(), &self.settings)
             .map_err(|error| format!("rules file {}: {error}", path.display()))?;
 

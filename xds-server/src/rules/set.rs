@@ -1,5 +1,7 @@
 //! The rules of one node.
 
+mod index;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fmt,
@@ -9,6 +11,7 @@ use std::{
 
 use envoy_config::is_host_name;
 
+use self::index::Index;
 use super::{Direction, Protocol, Rule, RuleKey};
 use crate::duration;
 
@@ -58,6 +61,8 @@ impl fmt::Display for Entry {
 #[derive(Clone, Debug, Default)]
 pub struct RuleSet {
     entries: Vec<Entry>,
+    /// Of the entries.
+    index: Index,
     /// The node's overlay addresses, where they are known.
     addresses: Option<Vec<IpAddr>>,
 }
@@ -72,7 +77,7 @@ impl RuleSet {
     /// An empty set, for the node with these overlay addresses: ingress rules can be bound to them and to no others.
     #[must_use]
     pub fn of_node(addresses: Vec<IpAddr>) -> Self {
-        Self { entries: Vec::new(), addresses: Some(addresses) }
+        Self { addresses: Some(addresses), ..Self::default() }
     }
 
     /// Adds a rule behind all others.
@@ -82,6 +87,7 @@ impl RuleSet {
     /// by flag and once more at run time, then lists it twice.
     pub fn add(&mut self, direction: Direction, rule: Rule, source: Source) -> Result<(), RuleSetError> {
         self.check(direction, &rule)?;
+        self.index.insert(direction, &rule);
         self.entries.push(Entry { direction, rule, source });
         Ok(())
     }
@@ -97,7 +103,7 @@ impl RuleSet {
         check_protocol(rule)?;
         self.check_bind(direction, rule)?;
         check_egress_host(direction, rule)?;
-        if self.position(direction, rule).is_some() {
+        if self.index.contains(direction, rule) {
             return Err(RuleSetError::Duplicate);
         }
         if self.entries.len() >= MAX_RULES {
@@ -116,7 +122,9 @@ impl RuleSet {
             rule: rule.clone(),
             similar: self.similar(direction, rule).map(Box::new),
         })?;
-        Ok(self.entries.remove(position).source)
+        let source = self.entries.remove(position).source;
+        self.index = Index::of(&self.entries);
+        Ok(source)
     }
 
     /// Where a rule of the set comes from; none for one that is not in it.
@@ -128,6 +136,7 @@ impl RuleSet {
     /// Removes all rules but these.
     pub fn retain(&mut self, keep: impl FnMut(&Entry) -> bool) {
         self.entries.retain(keep);
+        self.index = Index::of(&self.entries);
     }
 
     /// All rules in the order in which they were added.
@@ -163,6 +172,12 @@ impl RuleSet {
         let egress = self.entries.iter().filter(|entry| entry.direction == Direction::Egress);
         let hosts = egress.map(|entry| &entry.rule.host);
         hosts.filter(|host| host.parse::<IpAddr>().is_err()).cloned().collect()
+    }
+
+    /// Whether there are rules of this key.
+    #[must_use]
+    pub fn contains_key(&self, key: RuleKey) -> bool {
+        self.index.contains_key(key)
     }
 
     /// How many rules there are.
@@ -209,12 +224,9 @@ impl RuleSet {
 
     /// Whether a rule gets along with the others of its key, and its key with the others of its port.
     fn check_neighbours(&self, key: RuleKey, rule: &Rule) -> Result<(), RuleSetError> {
-        for entry in &self.entries {
-            let other = entry.key();
+        for (other, shared) in self.index.neighbours(key) {
             if other == key {
-                for ((option, new), (_, old)) in
-                    rule.options.shared().into_iter().zip(entry.rule.options.shared())
-                {
+                for ((option, new), (_, old)) in rule.options.shared().into_iter().zip(*shared) {
                     match (new, old) {
                         (Some(new), Some(old)) if new != old => {
                             return Err(RuleSetError::Disagree { key, option, new, old });
@@ -223,8 +235,7 @@ impl RuleSet {
                     }
                 }
             }
-            let one_port = RuleKey { bind: None, ..other } == RuleKey { bind: None, ..key };
-            if one_port && key.direction == Direction::Egress && key.bind.is_some() != other.bind.is_some() {
+            if key.direction == Direction::Egress && key.bind.is_some() != other.bind.is_some() {
                 return Err(RuleSetError::EveryAddress { key, other });
             }
         }
