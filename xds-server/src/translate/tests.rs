@@ -1,5 +1,7 @@
 use std::os::unix::ffi::OsStringExt as _;
 
+use prost::Message as _;
+
 use super::*;
 use crate::rules::{Direction, Rule, Source};
 
@@ -130,6 +132,84 @@ fn a_udp_destination_is_a_relay_of_the_network_and_an_endpoint() {
         changed(&snapshot(&one), &snapshot(&ingress)),
         ["cluster ingress/udp/53", "endpoints ingress/udp/53", "listener ingress/udp/53"]
     );
+}
+
+fn names(names: &[(&str, &[&str])]) -> ResolvedNames {
+    let parsed = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    names.iter().map(|(name, texts)| (*name, parsed(texts))).collect()
+}
+
+/// The destinations of a rule key's endpoints.
+fn endpoints(snapshot: &Snapshot, key: &str) -> Vec<String> {
+    use envoy_types::pb::envoy::config::{
+        core::v3::address::Address,
+        endpoint::v3::{ClusterLoadAssignment, lb_endpoint::HostIdentifier},
+    };
+    let body = snapshot.get(ResourceType::Endpoints, key).unwrap().body();
+    let assignment = ClusterLoadAssignment::decode(body.value.as_slice()).unwrap();
+    let hosts = assignment.endpoints.into_iter().flat_map(|locality| locality.lb_endpoints);
+    let address = |host: HostIdentifier| match host {
+        HostIdentifier::Endpoint(endpoint) => endpoint.address?.address,
+        HostIdentifier::EndpointName(_) => None,
+    };
+    let shown = |address| match address {
+        Address::EnvoyInternalAddress(internal) => internal.endpoint_id,
+        other => format!("{other:?}"),
+    };
+    hosts.filter_map(|host| host.host_identifier.and_then(address)).map(shown).collect()
+}
+
+#[test]
+fn a_name_that_moves_is_a_matter_of_the_endpoints() {
+    let rules = rules(&[
+        (Direction::Egress, "tcp:80:db.example:80"),
+        (Direction::Egress, "tcp:80:100.64.0.1:80"),
+        (Direction::Egress, "tcp:80:also.example:80"),
+        (Direction::Egress, "udp:53:db.example:53"),
+        (Direction::Egress, "udp:53:100.64.0.1:53"),
+    ]);
+    let snapshot = |db: &[&str], also: &[&str]| {
+        let names = names(&[("db.example", db), ("also.example", also)]);
+        translate(&rules, &names, &Settings::default()).unwrap()
+    };
+    let unresolved = translate(&rules, &ResolvedNames::default(), &Settings::default()).unwrap();
+    assert_eq!(endpoints(&unresolved, "egress/tcp/80"), ["100.64.0.1:80"]);
+    assert_eq!(endpoints(&unresolved, "egress/udp/53").len(), 1);
+    let before = snapshot(&["100.64.0.2", "fd00::2"], &["100.64.0.2", "100.64.0.3"]);
+    assert_eq!(
+        endpoints(&before, "egress/tcp/80"),
+        ["100.64.0.2:80", "[fd00::2]:80", "100.64.0.1:80", "100.64.0.3:80"],
+        "an address that two names have is one endpoint"
+    );
+    assert_eq!(endpoints(&before, "egress/udp/53").len(), 2, "a name is one relay");
+    // The UDP name's endpoint stays; what it stands for is the network's to know.
+    let after = snapshot(&["100.64.0.4", "fd00::2"], &["100.64.0.2", "100.64.0.3"]);
+    assert_eq!(
+        changed(&before, &after),
+        ["endpoints egress/tcp/80", "extension configuration tunnel/default"]
+    );
+    let fewer = snapshot(&[], &["100.64.0.2", "100.64.0.3"]);
+    let mut expected = ["endpoints egress/tcp/80", "endpoints egress/udp/53"].map(str::to_owned).to_vec();
+    expected
+        .extend(["egress/tcp/80", "tunnel/default"].map(|name| format!("extension configuration {name}")));
+    assert_eq!(changed(&before, &fewer), expected);
+}
+
+#[test]
+fn the_way_to_a_dns_server_in_the_overlay_does_not_depend_on_the_rules() {
+    let server = "100.64.0.9:53".parse().unwrap();
+    let settings = Settings { overlay_dns: vec![server], ..Settings::default() };
+    let [way] = overlay_dns(&settings)[..] else { unreachable!("one server") };
+    assert_eq!((way.server, way.relay.ip().is_loopback()), (server, true));
+    // Many others, and one to the same place.
+    let texts: Vec<_> = (0..2000).map(|n| format!("udp:53:100.65.{}.{}:53", n / 250, n % 250)).collect();
+    let mut all: Vec<_> = texts.iter().map(|text| (Direction::Egress, text.as_str())).collect();
+    all.push((Direction::Egress, "udp:53:100.64.0.9:53"));
+    let loopback = udp::Loopback::new(&rules(&all), &settings);
+    assert_eq!(loopback.dns().collect::<Vec<_>>(), [way]);
+    let relays = loopback.relays(&ResolvedNames::default());
+    assert_eq!(relays.len(), 2001);
+    assert_eq!(relays.iter().filter(|relay| relay.relay == way.relay).count(), 1);
 }
 
 #[test]

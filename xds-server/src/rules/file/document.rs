@@ -86,7 +86,7 @@ pub(super) struct Mapping {
     /// The port that is listened on.
     #[cfg_attr(test, schemars(with = "schema::Port"))]
     port: Spanned<Whole>,
-    /// host:port, or "[address]:port" for IPv6, in quotes. The host of an egress rule is an address of the overlay.
+    /// host:port, or "[address]:port" for IPv6, in quotes. The host of an egress rule is an address of the overlay, or a name that stands for some.
     #[cfg_attr(test, schemars(with = "String"))]
     destination: Spanned<Text>,
     /// Listen on this address only: of this host (egress), or of this node in the overlay (ingress).
