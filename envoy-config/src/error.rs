@@ -141,12 +141,6 @@ pub enum Problem {
         /// The destination.
         address: SocketAddr,
     },
-    /// A name that nobody resolves.
-    #[error("{value} is a host name without `addresses`, which say what it stands for")]
-    UnresolvedName {
-        /// The destination.
-        value: Shown,
-    },
     /// A loopback address with two meanings.
     #[error("{relay} stands for another destination already: give each destination a relay of its own")]
     RepeatedRelay {

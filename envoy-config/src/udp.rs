@@ -24,8 +24,8 @@ pub struct UdpRelay {
     pub relay: SocketAddr,
     /// The overlay destination.
     pub destination: Destination,
-    /// What a destination that is a name stands for at present: new flows take turns, those there are keep theirs. With
-    /// none of them, datagrams are refused.
+    /// What a destination that is a name stands for at present: new flows take turns, those there are keep theirs. With an
+    /// empty list, datagrams are refused; without a list, the module looks the name up for each new flow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addresses: Option<Vec<IpAddr>>,
 }
@@ -37,10 +37,6 @@ impl UdpRelay {
         match (&self.destination, &self.addresses) {
             (Destination::Address(address), Some(_)) => {
                 Err(("addresses", Problem::AddressesOfAddress { address: *address }))
-            }
-            (Destination::Name { .. }, None) => {
-                let value = value::Shown::new(&self.destination.to_string());
-                Err(("destination", Problem::UnresolvedName { value }))
             }
             (_, Some(addresses)) if addresses.len() > MAX_RELAY_ADDRESSES => {
                 let (found, limit) = (addresses.len(), MAX_RELAY_ADDRESSES);
@@ -145,10 +141,6 @@ mod tests {
             (
                 json!([{"relay": "127.0.0.1:4", "destination": "100.64.0.2:1", "addresses": ["100.64.0.2"]}]),
                 "udp_relays[0].addresses: are for a destination that is a name",
-            ),
-            (
-                json!([{"relay": "127.0.0.1:4", "destination": "db.example:1"}]),
-                "udp_relays[0].destination: \"db.example:1\" is a host name without `addresses`",
             ),
             (
                 json!([{"relay": "127.0.0.1:4", "destination": "db:1", "addresses": vec!["fd00::1"; 65]}]),

@@ -64,6 +64,7 @@ pub(crate) struct Network {
     udp_sources: RwLock<HashSet<SocketAddr>>,
     foreign_datagrams: AtomicU64,
     refused_names: AtomicU64,
+    found_names: Mutex<Vec<FoundName>>,
     pub(crate) health: HealthBoard,
     pub(crate) failures: Failures,
     pub(crate) status: Mutex<NetworkStatus>,
@@ -78,7 +79,7 @@ pub(crate) struct Desired {
     /// last.
     pub(crate) listeners: BTreeMap<Local, (u64, PathBuf)>,
     /// Loopback address to the overlay destinations that it stands for.
-    pub(crate) udp_relays: BTreeMap<SocketAddr, Vec<SocketAddr>>,
+    pub(crate) udp_relays: BTreeMap<SocketAddr, RelayTo>,
     /// The same for UDP, and the loopback address of the Envoy listener.
     pub(crate) udp_listeners: BTreeMap<Local, (u64, SocketAddr)>,
 }
@@ -101,6 +102,7 @@ impl Network {
             udp_sources: RwLock::default(),
             foreign_datagrams: AtomicU64::new(0),
             refused_names: AtomicU64::new(0),
+            found_names: Mutex::default(),
             health: HealthBoard::default(),
             failures: Failures::default(),
             status: Mutex::default(),
@@ -201,8 +203,7 @@ impl Network {
 
     /// Replaces what loopback addresses stand for.
     pub(crate) fn set_udp_relays(&self, relays: &[UdpRelay]) {
-        lock(&self.desired).udp_relays =
-            relays.iter().map(|relay| (relay.relay, destinations(relay))).collect();
+        lock(&self.desired).udp_relays = relays.iter().map(|relay| (relay.relay, relay.into())).collect();
         self.changed();
     }
 
@@ -231,6 +232,17 @@ impl Network {
     /// A datagram for a UDP ingress listener that did not come out of the overlay.
     pub(crate) fn count_foreign_datagram(&self) {
         self.foreign_datagrams.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Hands the outcome of a lookup to the network thread.
+    pub(crate) fn name_found(&self, found: FoundName) {
+        lock(&self.found_names).push(found);
+        self.wake();
+    }
+
+    /// Network thread: the lookups that ended; as many at most as it has asked for.
+    pub(crate) fn take_found_names(&self) -> Vec<FoundName> {
+        std::mem::take(&mut *lock(&self.found_names))
     }
 
     /// A destination whose name was not looked up: too many wait for that.
@@ -303,14 +315,35 @@ impl Network {
     }
 }
 
-fn destinations(relay: &UdpRelay) -> Vec<SocketAddr> {
-    match &relay.destination {
-        Destination::Address(address) => vec![*address],
-        Destination::Name { port, .. } => {
-            let addresses = relay.addresses.iter().flatten();
-            addresses.map(|address| SocketAddr::new(*address, *port)).collect()
+/// What a UDP relay stands for.
+#[derive(Clone, Default)]
+pub(crate) struct RelayTo {
+    /// New flows take them in turn.
+    pub(crate) destinations: Vec<SocketAddr>,
+    /// A name that is looked up for each new flow.
+    pub(crate) name: Option<(String, u16)>,
+}
+
+impl From<&UdpRelay> for RelayTo {
+    fn from(relay: &UdpRelay) -> Self {
+        let at = |addresses: &[IpAddr], port| addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        match (&relay.destination, &relay.addresses) {
+            (Destination::Address(address), _) => Self { destinations: vec![*address], name: None },
+            (Destination::Name { port, .. }, Some(addresses)) => {
+                Self { destinations: at(addresses, *port), name: None }
+            }
+            (Destination::Name { host, port }, None) => {
+                Self { destinations: Vec::new(), name: Some((host.clone(), *port)) }
+            }
         }
     }
+}
+
+/// What a name was found to stand for, for a client of a UDP relay.
+pub(crate) struct FoundName {
+    pub(crate) relay: SocketAddr,
+    pub(crate) client: SocketAddr,
+    pub(crate) addresses: Vec<SocketAddr>,
 }
 
 /// Removes what the configuration `generation` has said, unless a newer one has spoken since.

@@ -332,18 +332,23 @@ fn a_static_destination_may_be_a_name() {
     let [one, two, mut absent] = Identity::several();
     let silence = silent_udp_socket();
     absent.endpoint = silence.local_addr().expect("bound");
-    let ingress_place = Place::new(&two, &one);
-    let destination = format!("address: 127.0.0.1, port_value: {}", server.port());
-    let edits = [("address: 127.0.0.1, port_value: 8080", destination.as_str())];
-    let configuration = ingress_place.configuration("ingress-static.yaml", &edits);
-    let _ingress = Envoy::start(&products, &configuration, ingress_place.admin());
+    let _ingress = Node::with(&products, &two)
+        .peer(&one)
+        .ingress(format!("tcp:443:{}", server.address()))
+        .ingress(format!("udp:53:{}", udp_server("by name")))
+        .start();
 
     let place = Place::new(&one, &two);
     let config = fs::read_to_string(place.path("wg0.conf")).expect("a file") + &absent.peer_section();
     fs::write(place.path("wg0.conf"), config).expect("a file");
     let port = free_port();
     let listen = format!("address: 127.0.0.1, port_value: {port}");
+    let relay = free_port();
+    let filter = "terminal_filter: true\n          filter_config:\n            \"@type\": type.googleapis.com/google.protobuf.Struct\n            value: {network: default";
+    let with_relay =
+        format!("{filter}, udp_relays: [{{relay: \"127.0.0.1:{relay}\", destination: \"web.overlay:53\"}}]");
     let edits = [
+        (filter, with_relay.as_str()),
         ("address: 127.0.0.1, port_value: 8080", listen.as_str()),
         ("endpoint_id: \"100.64.0.2:8080\"", "endpoint_id: \"web.overlay:443\""),
         ("destination: \"100.64.0.2:8080\"", "destination: \"web.overlay:443\""),
@@ -373,12 +378,21 @@ fn a_static_destination_may_be_a_name() {
         egress.admin().get("/nexodus/status").is_some_and(|status| status.contains("name_not_resolved"))
     });
     http_get(port).expect_err("no such name");
+    let early = udp_client(relay);
+    early.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+    assert_eq!(ask(&early), None);
+    eventually("the count of what was refused", || {
+        egress.admin().stat("dynamicmodulescustom.nexodus.default.udp_refused") == 1
+    });
     // The first of two addresses refuses, being the node's own.
     hosts(&[one.v4.into(), two.v6.into()]);
     e2e::within(Duration::from_secs(25), "the name that came", || http_get(port).ok());
     for _ in 0..5 {
         assert_eq!(http_get(port).expect("a page"), "by name");
     }
+    hosts(&[two.v4.into()]);
+    assert_eq!(ask(&early).as_deref(), Some("by name"), "the next datagram asks again");
+    assert_eq!(ask(&udp_client(relay)).as_deref(), Some("by name"));
     // One that does not answer is given up while another one is left.
     hosts(&[absent.v4.into(), two.v6.into()]);
     let start = Instant::now();

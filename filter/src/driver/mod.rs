@@ -183,6 +183,7 @@ impl Driver {
             self.serve_attempts(now);
             self.serve_relays(now);
             self.serve_checks(now);
+            self.serve_found_names(now);
             more |= self.udp_to_overlay(now);
             self.stack.handle_timeout(now);
             more |= self.dispatch(now);

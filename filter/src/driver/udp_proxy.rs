@@ -6,7 +6,8 @@
 //! * Ingress: one socket for each flow, connected to the listener's loopback address.
 
 use super::Driver;
-use crate::network::{self, Desired, Network};
+use crate::names;
+use crate::network::{self, Desired, FoundName, Network};
 use envoy_proxy_dynamic_modules_rust_sdk::envoy_log_error;
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
@@ -22,6 +23,9 @@ const MAX_PAYLOAD: usize = 65_507;
 const READ_BUDGET: usize = 256;
 /// Datagrams from the overlay per turn.
 const DATAGRAM_BUDGET: usize = 1024;
+/// Clients whose datagrams wait for a name to be looked up, and how many of each do.
+const HELD_CLIENTS: usize = 64;
+const HELD_DATAGRAMS: usize = 8;
 /// Tokens of these sockets have this bit; those of the TCP relays count from below.
 const TOKEN_BIT: usize = 1 << (usize::BITS - 2);
 
@@ -37,6 +41,8 @@ pub(super) struct UdpProxy {
     /// Egress flows by relay and sender.
     egress: HashMap<(usize, SocketAddr), UdpFlowId>,
     ready: Vec<usize>,
+    /// Datagrams that wait until a name is looked up, by relay and client.
+    held: HashMap<(SocketAddr, SocketAddr), Vec<Vec<u8>>>,
     payload: Vec<u8>,
 }
 
@@ -60,6 +66,8 @@ struct Loopback {
     /// listener's address.
     destinations: Vec<SocketAddr>,
     next: usize,
+    /// Of a relay without those: the name that is looked up for each new flow.
+    name: Option<(String, u16)>,
 }
 
 #[derive(Clone, Copy)]
@@ -100,7 +108,7 @@ impl UdpProxy {
         for address in gone {
             self.close_relay(now, address, stack);
         }
-        for (address, destinations) in &desired.udp_relays {
+        for (address, to) in &desired.udp_relays {
             if !self.relays.contains_key(address) {
                 match self.open(*address, registry) {
                     Ok(relay) => {
@@ -108,14 +116,15 @@ impl UdpProxy {
                     }
                     Err(error) => {
                         stats.socket_errors += 1;
-                        let to = destinations.first();
+                        let to = to.destinations.first();
                         envoy_log_error!("UDP relay {} for {:?} cannot be opened: {}", address, to, error);
                     }
                 }
             }
             // Flows that are there keep their destination.
             if let Some(relay) = self.relays.get(address).and_then(|relay| self.sockets.get_mut(*relay)) {
-                relay.destinations.clone_from(destinations);
+                relay.destinations.clone_from(&to.destinations);
+                relay.name.clone_from(&to.name);
             }
         }
     }
@@ -131,7 +140,7 @@ impl UdpProxy {
         registry.register(&mut socket, Token(entry.key() | TOKEN_BIT), Interest::READABLE)?;
         let address = socket.local_addr()?;
         let key = entry.key();
-        entry.insert(Loopback { socket, flow: None, address, destinations: Vec::new(), next: 0 });
+        entry.insert(Loopback { socket, flow: None, address, destinations: Vec::new(), next: 0, name: None });
         Ok(key)
     }
 
@@ -249,7 +258,7 @@ impl Driver {
                             // What the netstack does not take it counts.
                             self.stack.udp_send(now, flow, &buffer[..length]);
                         }
-                        None => self.udp_stats.refused += 1,
+                        None => self.hold(key, client, &buffer[..length]),
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
@@ -267,6 +276,50 @@ impl Driver {
         // The rest of it in the next turn.
         self.udp.ready.push(key);
         true
+    }
+
+    /// A datagram without a flow: it waits if a name has to be looked up for that, else it is refused.
+    fn hold(&mut self, relay: usize, client: SocketAddr, payload: &[u8]) {
+        let Some(Loopback { name: Some((host, port)), address, .. }) = self.udp.sockets.get(relay) else {
+            self.udp_stats.refused += 1;
+            return;
+        };
+        let relay = *address;
+        let clients = self.udp.held.len();
+        match self.udp.held.get_mut(&(relay, client)) {
+            Some(held) if held.len() < HELD_DATAGRAMS => held.push(payload.to_vec()),
+            None if clients < HELD_CLIENTS => {
+                let network = self.network.clone();
+                let found = move |addresses| network.name_found(FoundName { relay, client, addresses });
+                if names::look_up(host, *port, Box::new(found)).is_ok() {
+                    self.udp.held.insert((relay, client), vec![payload.to_vec()]);
+                } else {
+                    self.network.count_refused_name();
+                    self.udp_stats.refused += 1;
+                }
+            }
+            Some(_) | None => self.udp_stats.refused += 1,
+        }
+    }
+
+    /// Makes the flows whose names have been looked up.
+    pub(super) fn serve_found_names(&mut self, now: Instant) {
+        for FoundName { relay, client, addresses } in self.network.take_found_names() {
+            let held = self.udp.held.remove(&(relay, client)).unwrap_or_default();
+            let key = self.udp.relays.get(&relay).copied();
+            let flow = key.and_then(|key| {
+                let flow = addresses.iter().find_map(|to| self.stack.udp_connect(now, *to).ok())?;
+                self.udp.egress.insert((key, client), flow);
+                self.udp.flows.insert(flow, Owner::Egress { relay: key, client });
+                Some(flow)
+            });
+            match flow {
+                Some(flow) => held.iter().for_each(|payload| {
+                    self.stack.udp_send(now, flow, payload);
+                }),
+                None => self.udp_stats.refused += held.len() as u64,
+            }
+        }
     }
 
     /// The flow of a client of a relay; a new one if there is none.
