@@ -13,6 +13,7 @@
 //! This crate is the only one that touches Envoy, threads, sockets and clocks; [`nexodus_netstack`] and
 //! [`envoy_config`] are pure.
 
+mod admin;
 mod connect;
 mod deadline;
 mod driver;
@@ -24,6 +25,7 @@ mod health;
 mod ingress;
 mod names;
 mod network;
+mod pings;
 mod status;
 mod tunnel;
 mod udp;

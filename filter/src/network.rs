@@ -8,6 +8,7 @@ use crate::flow::{Flow, QueueBudget};
 use crate::greeting::Outcome;
 use crate::health::{Check, HealthBoard, SessionId, Wanted};
 use crate::ingress::IngressLink;
+use crate::pings::{Echo, Pings, Report, TooMany};
 use crate::status::NetworkStatus;
 use envoy_config::{Destination, Peer, UdpRelay};
 use nexodus_netstack::Local;
@@ -16,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
 
 static NETWORKS: Mutex<BTreeMap<String, Arc<Network>>> = Mutex::new(BTreeMap::new());
 static FLOWS: OnceLock<Mutex<HashMap<u64, Weak<Flow>>>> = OnceLock::new();
@@ -65,6 +67,8 @@ pub(crate) struct Network {
     foreign_datagrams: AtomicU64,
     refused_names: AtomicU64,
     found_names: Mutex<Vec<FoundName>>,
+    pings: Mutex<Pings>,
+    pings_unsent: AtomicBool,
     pub(crate) health: HealthBoard,
     pub(crate) failures: Failures,
     pub(crate) status: Mutex<NetworkStatus>,
@@ -103,6 +107,8 @@ impl Network {
             foreign_datagrams: AtomicU64::new(0),
             refused_names: AtomicU64::new(0),
             found_names: Mutex::default(),
+            pings: Mutex::default(),
+            pings_unsent: AtomicBool::new(false),
             health: HealthBoard::default(),
             failures: Failures::default(),
             status: Mutex::default(),
@@ -255,6 +261,7 @@ impl Network {
         let mut status = lock(&self.status).clone();
         status.counts.udp_foreign = self.foreign_datagrams.load(Ordering::Relaxed);
         status.counts.names_refused = self.refused_names.load(Ordering::Relaxed);
+        status.counts.pings_refused = lock(&self.pings).refused();
         (status.counts.health_checks, status.counts.health_checks_failed) = self.health.counts();
         status.counts.failures = self.failures.counts();
         status.health_checks = self.health.to_json();
@@ -279,6 +286,32 @@ impl Network {
             self.health.wanted.set(session, Wanted::Nothing);
             self.wake();
         }
+    }
+
+    /// Has these addresses pinged; the id of the results.
+    pub(crate) fn ping(&self, now: Instant, addresses: &[IpAddr], timeout: Duration) -> Result<u64, TooMany> {
+        let id = lock(&self.pings).start(now, addresses, timeout)?;
+        self.pings_unsent.store(true, Ordering::Release);
+        self.wake();
+        Ok(id)
+    }
+
+    /// What became of a [`Self::ping`].
+    pub(crate) fn ping_report(&self, now: Instant, id: u64) -> Option<Report> {
+        lock(&self.pings).report(now, id)
+    }
+
+    /// Network thread: the echo requests to be sent.
+    pub(crate) fn take_pings(&self) -> Vec<Echo> {
+        match self.pings_unsent.swap(false, Ordering::AcqRel) {
+            true => lock(&self.pings).take_unsent(),
+            false => Vec::new(),
+        }
+    }
+
+    /// Network thread: what became of an echo request.
+    pub(crate) fn ping_settled(&self, ident: u16, seq: u16, outcome: Result<Duration, String>) {
+        lock(&self.pings).settle(ident, seq, outcome);
     }
 
     fn changed(&self) {

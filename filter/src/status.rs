@@ -51,6 +51,8 @@ pub(crate) struct Counts {
     /// Those of them that found no destination that answers.
     pub(crate) health_checks_failed: u64,
     pub(crate) failures: FailureCounts,
+    /// Requests to ping over the bound.
+    pub(crate) pings_refused: u64,
 }
 
 /// What the network thread counts itself.
@@ -162,6 +164,7 @@ pub(crate) const COUNTERS: &[Named] = &[
     ("udp_socket_errors", |c| c.udp.socket_errors),
     ("udp_foreign", |c| c.udp_foreign),
     ("names_refused", |c| c.names_refused),
+    ("pings_refused", |c| c.pings_refused),
 ];
 
 /// Every gauge.

@@ -1,16 +1,15 @@
 //! Bootstrap extension `tunnel`: the networks of this Envoy, their threads, metrics and status page.
 
 use crate::deadline;
-use crate::driver;
 use crate::network::{self, Network, Phase};
 use crate::status::{COUNTERS, GAUGES};
+use crate::{admin, driver};
 use envoy_config::TunnelConfig;
 use envoy_proxy_dynamic_modules_rust_sdk::*;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-const STATUS_PATH: &str = "/nexodus/status";
 const METRICS_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) struct TunnelExtensionConfig {
@@ -49,12 +48,10 @@ impl TunnelExtensionConfig {
         let metrics_timer = envoy.new_timer();
         metrics_timer.enable(METRICS_INTERVAL);
         deadline::set_main_thread(Some(envoy.new_scheduler()));
-        envoy.register_admin_handler(
-            STATUS_PATH,
-            "Nexodus networks, peers and counters as JSON",
-            false,
-            false,
-        );
+        for (path, help, mutates) in admin::PAGES {
+            // Refused when there is no admin interface, which is nothing to say.
+            let _ = envoy.register_admin_handler(path, help, false, mutates);
+        }
         Ok(Self {
             prepared: Mutex::new(prepared),
             metrics: Mutex::new(metrics),
@@ -98,14 +95,10 @@ impl BootstrapExtensionConfig for TunnelExtensionConfig {
         &self,
         _envoy: &mut dyn EnvoyBootstrapExtensionConfig,
         _method: &str,
-        _path: &str,
+        path: &str,
         _body: &[u8],
     ) -> (u32, String) {
-        let networks: Vec<_> = network::all()
-            .iter()
-            .map(|network| network.status().to_json(&network.name, network.phase() == Phase::Running))
-            .collect();
-        (200, format!("{:#}\n", serde_json::json!({ "networks": networks })))
+        admin::answer(path)
     }
 }
 

@@ -1,6 +1,6 @@
 //! nexctl at a running node: what it shows and measures, between our own nodes and against wireguard-go.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::{
     Identity, Namespace, Node, Server, Tunnel, WgPeer, free_port, http, http_get, namespaces, need, products,
@@ -171,4 +171,146 @@ fn a_node_that_starts_with_debug_has_it_in_envoy_too() {
     });
     assert_eq!(node.nexctl_ok(&["set", "debug", "off"]), "Debug logging disabled\n");
     assert_eq!(node.nexctl_ok(&["get", "debug"]), "off\n");
+}
+
+/// The results of a ping as nexctl gives them to programs, and whether it succeeded.
+#[track_caller]
+fn ping(node: &Node<'_>, arguments: &[&str]) -> (bool, Vec<Value>) {
+    let all = [&["peers"], arguments, &["--output", "json-raw"]].concat();
+    let (status, out, error) = node.nexctl(&all);
+    let results = serde_json::from_str(&out).unwrap_or_else(|parse| panic!("{parse}: {out}{error}"));
+    assert!(matches!(status.code(), Some(0 | 1)), "{status}");
+    (status.success(), results)
+}
+
+/// Upstream's TestProxyNexctlConnections: two proxy nodes, no rules.
+#[test]
+fn two_proxy_nodes_ping_each_other() {
+    let products = need!(products());
+    let [one, two] = Identity::several();
+    let mut first = Node::with(&products, &one).peer(&two).build();
+    first.launch();
+    let second = Node::with(&products, &two).peer(&one).start();
+    first.wait_ready();
+    for node in [&first, &second] {
+        for command in ["ping", "ping6"] {
+            let table = node.nexctl_ok(&["peers", command]);
+            assert!(table.contains("✓ Reachable") && !table.contains("Unreachable"), "{table}");
+            assert!(table.starts_with("|") && table.contains("WIREGUARD ADDRESS"), "{table}");
+        }
+    }
+    let (success, results) = ping(&first, &["ping", &two.v4.to_string()]);
+    assert!(success);
+    assert_eq!(results[0]["wg_ip"], two.v4.to_string());
+    assert_eq!(results[0]["hostname"], two.public_key);
+    assert_eq!((&results[0]["is_reachable"], &results[0]["reason"]), (&true.into(), &Value::Null));
+    assert!(results[0]["Latency"].as_str().is_some_and(|text| text.ends_with("ms")), "{results:?}");
+    // Its own address, which needs nobody.
+    assert!(ping(&first, &["ping6", &one.v6.to_string()]).0);
+}
+
+#[test]
+fn an_address_that_does_not_answer_is_a_failure_with_a_reason() {
+    let products = need!(products());
+    let [one, two, absent] = Identity::several();
+    let calls_only =
+        format!("\n[Peer]\nPublicKey = {}\nAllowedIPs = 100.64.0.9/32\n", Identity::new(9).public_key);
+    let net_only =
+        format!("\n[Peer]\nPublicKey = {}\nAllowedIPs = 10.9.0.0/16\n", Identity::new(10).public_key);
+    let mut second = Node::with(&products, &two).peer(&one).build();
+    second.launch();
+    let first = Node::with(&products, &one)
+        .peer(&two)
+        .peer(&absent)
+        .peer_section(calls_only)
+        .peer_section(net_only)
+        .start();
+    second.wait_ready();
+    let (success, results) = ping(&first, &["ping", "--timeout", "300ms"]);
+    assert!(!success);
+    let reachable: Vec<_> =
+        results.iter().map(|result| (&result["wg_ip"], &result["is_reachable"])).collect();
+    let expected =
+        [two.v4, absent.v4, [100, 64, 0, 9].into()].map(|address| Value::from(address.to_string()));
+    let (yes, no) = (Value::from(true), Value::from(false));
+    assert_eq!(reachable, [(&expected[0], &yes), (&expected[1], &no), (&expected[2], &no)]);
+    assert_eq!(results[1]["reason"], "no answer within 300ms");
+    assert_eq!(results[2]["reason"], "the peer has no endpoint, and has not called yet");
+    // The fourth has no address to ask.
+    let (status, out, error) = first.nexctl(&["peers", "ping", "--timeout", "300ms"]);
+    assert_eq!(status.code(), Some(1));
+    assert!(out.contains("x Unreachable: no answer within 300ms"), "{out}");
+    assert!(error.contains("1 of the peers have no single address"), "{error}");
+
+    let start = Instant::now();
+    let (success, results) = ping(&first, &["ping6", "fd64::77"]);
+    assert!(!success && start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(results[0]["reason"], "no peer has a route to the destination");
+    for (arguments, reason) in [
+        (&["ping", "fd64::2"][..], "not an IPv4 address"),
+        (&["ping6", "100.64.0.2"], "not an IPv6 address"),
+        (&["ping", "somewhere"], "invalid IP address"),
+        (&["ping", "--timeout", "1h"], "write it like"),
+        (&["ping", "--timeout", "6s"], "from 1ms to 5s"),
+    ] {
+        let (status, out, error) = first.nexctl(&[&["peers"], arguments].concat());
+        assert!(!status.success() && out.is_empty() && error.contains(reason), "{arguments:?}: {out}{error}");
+    }
+}
+
+#[test]
+fn wireguard_go_answers_until_it_is_gone() {
+    let products = need!(products());
+    need!(namespaces());
+    let (near, far) = Namespace::pair();
+    let [own, peer] = Identity::several();
+    let (own, peer) = (own.at(Namespace::NEAR), peer.at(Namespace::FAR));
+    let far_peer = WgPeer::start(&far, &peer, &[&own]);
+    let node = Node::with(&products, &own).peer(&peer).within(&near).start();
+    for command in ["ping", "ping6"] {
+        let (success, results) = ping(&node, &[command]);
+        assert!(success && results[0]["is_reachable"] == true, "{results:?}");
+    }
+    drop(far_peer);
+    for command in ["ping", "ping6"] {
+        let (success, results) = ping(&node, &[command]);
+        assert!(!success && results[0]["is_reachable"] == false, "{results:?}");
+        assert_eq!(results[0]["reason"], "no answer within 1200ms");
+    }
+}
+
+#[test]
+fn pings_are_bounded_and_counted() {
+    let products = need!(products());
+    let [one, absent] = Identity::several();
+    // Envoy says that a page was asked for by GET that is not for it.
+    let node = Node::with(&products, &one).peer(&absent).expect_complaint("mutates state").start();
+    let admin = node.admin();
+    let start = |addresses: usize| {
+        let query = format!("&address={}", absent.v4).repeat(addresses);
+        admin.post(&format!("/nexodus/ping?timeout=10000{query}")).expect("an answer")
+    };
+    assert!(start(128).contains("\"id\""));
+    let refused = start(1);
+    assert!(refused.contains("more than 128 echo requests are under way"), "{refused}");
+    // nexctl passes it on.
+    let (status, _, error) = node.nexctl(&["peers", "ping"]);
+    assert_eq!(status.code(), Some(1));
+    assert!(error.contains("more than 128 echo requests are under way"), "{error}");
+    within(LIMIT, "the count of what was refused", || {
+        (admin.stat("dynamicmodulescustom.nexodus.default.pings_refused") == 2).then_some(())
+    });
+    for (path, reason) in [
+        ("/nexodus/ping", "name 1 to 128 addresses"),
+        ("/nexodus/ping?address=host", "address=host: expected an IP address"),
+        ("/nexodus/ping?address=fd64::2&timeout=x", "timeout=x: expected milliseconds"),
+        ("/nexodus/ping?address=fd64::2&network=other", "other"),
+        ("/nexodus/ping/results?id=77", "no results with id 77"),
+        ("/nexodus/ping/results", "id=: expected a number"),
+    ] {
+        let answer = admin.post(path).expect("an answer");
+        assert!(answer.contains(reason) && !answer.contains("\"id\""), "{path}: {answer}");
+    }
+    // A page that sends something is not for GET.
+    assert!(!admin.get("/nexodus/ping?address=fd64::2").expect("an answer").contains("\"id\""));
 }

@@ -32,6 +32,12 @@ pub enum Method {
     ProxyRemoveEgress,
     /// [`peers::PeerList`] as JSON.
     ListPeers,
+    /// [`peers::PingAnswer`] as JSON: the peers' IPv4 addresses.
+    ConnectivityV4,
+    /// [`peers::PingAnswer`] as JSON: the peers' IPv6 addresses.
+    ConnectivityV6,
+    /// [`peers::PingAnswer`] as JSON, for a [`peers::PingRequest`]. Not upstream's.
+    Ping,
     /// Makes nexd and Envoy say more.
     SetDebugOn,
     /// Makes them say what they were started to say.
@@ -43,8 +49,7 @@ pub enum Method {
 }
 
 /// Upstream's remaining methods.
-const UNSUPPORTED: [&str; 5] =
-    ["ConnectivityV4", "ConnectivityV6", "EnableExitNodeClient", "DisableExitNodeClient", "ListExitNodes"];
+const UNSUPPORTED: [&str; 3] = ["EnableExitNodeClient", "DisableExitNodeClient", "ListExitNodes"];
 
 impl Method {
     /// Looks up a name such as `NexdCtl.ProxyList`. The errors are those of Go's `net/rpc`.
@@ -69,6 +74,9 @@ impl Method {
             Self::ProxyRemoveIngress,
             Self::ProxyRemoveEgress,
             Self::ListPeers,
+            Self::ConnectivityV4,
+            Self::ConnectivityV6,
+            Self::Ping,
             Self::SetDebugOn,
             Self::SetDebugOff,
             Self::GetDebug,
@@ -95,6 +103,9 @@ impl Method {
             Self::ProxyRemoveIngress => "ProxyRemoveIngress",
             Self::ProxyRemoveEgress => "ProxyRemoveEgress",
             Self::ListPeers => "ListPeers",
+            Self::ConnectivityV4 => "ConnectivityV4",
+            Self::ConnectivityV6 => "ConnectivityV6",
+            Self::Ping => "Ping",
             Self::SetDebugOn => "SetDebugOn",
             Self::SetDebugOff => "SetDebugOff",
             Self::GetDebug => "GetDebug",

@@ -131,6 +131,8 @@ fn ask(Nexd { unix_socket, command }: Nexd, output: Format) -> Result<(), Failur
             rules::change(&client, "removing", rules, Method::ProxyRemoveIngress, Method::ProxyRemoveEgress)
         }
         NexdCommand::Peers(Peers::List { .. }) => peers::list(&client, output),
+        NexdCommand::Peers(Peers::Ping(what)) => peers::ping(&client, what, false, output),
+        NexdCommand::Peers(Peers::Ping6(what)) => peers::ping(&client, what, true, output),
         NexdCommand::Other(command) => Err(unknown(&command, why_not_nexd(&command))),
     }
 }

@@ -17,6 +17,7 @@ pub mod log_line;
 pub mod module;
 pub mod node;
 pub mod paths;
+pub mod ping;
 pub mod plan;
 pub mod ports;
 pub mod probe;

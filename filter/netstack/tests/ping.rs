@@ -83,6 +83,25 @@ fn unanswered_ones_are_bounded() {
 }
 
 #[test]
+fn a_forgotten_one_makes_room_and_its_answer_is_none() {
+    let mut world = World::simple();
+    // Without a session, few would be kept.
+    ping(&mut world, v4(1), 999);
+    world.run(secs(1));
+    for seq in 0..256 {
+        ping(&mut world, v4(1), seq);
+    }
+    world.nodes[0].stack.forget_ping(v4(1), 77, 5);
+    world.nodes[0].stack.forget_ping(v4(1), 78, 6);
+    ping(&mut world, v4(1), 256);
+    let now = world.now;
+    assert_eq!(world.nodes[0].stack.ping(now, v4(1), 77, 257), Err(ConnectError::TooManyFlows));
+    world.run(secs(1));
+    let answered: Vec<u16> = pongs(&world, v4(1)).iter().skip(1).map(|&(seq, _)| seq).collect();
+    assert_eq!((answered.len(), answered.contains(&5), answered.contains(&6)), (256, false, true));
+}
+
+#[test]
 fn a_ping_that_cannot_be_sent_says_why() {
     let mut world = World::simple();
     let now = world.now;

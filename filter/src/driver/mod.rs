@@ -8,6 +8,7 @@ mod checks;
 mod clock;
 mod egress;
 mod ingress;
+mod pings;
 mod proxy_protocol;
 mod udp;
 mod udp_proxy;
@@ -113,6 +114,7 @@ pub(crate) fn start(
         relays: ingress::Relays::default(),
         checks: checks::Checks::default(),
         udp: UdpProxy::default(),
+        pings: pings::Pings::default(),
         udp_stats: UdpStats::default(),
         work: VecDeque::new(),
         listening: BTreeSet::new(),
@@ -153,6 +155,7 @@ struct Driver {
     relays: ingress::Relays,
     checks: checks::Checks,
     udp: UdpProxy,
+    pings: pings::Pings,
     udp_stats: UdpStats,
     work: VecDeque<Arc<Flow>>,
     listening: BTreeSet<Local>,
@@ -181,6 +184,7 @@ impl Driver {
             more = self.receive(now)?;
             self.serve_egress(now);
             self.serve_attempts(now);
+            self.serve_pings(now);
             self.serve_relays(now);
             self.serve_checks(now);
             self.serve_found_names(now);
@@ -206,7 +210,8 @@ impl Driver {
             let now = self.clock.now();
             let attempt = self.attempts.front().map(|(deadline, _)| *deadline);
             let status = self.status_stale.then_some(self.status_due);
-            let deadlines = [self.stack.poll_timeout(), self.relays.deadline(), attempt, status];
+            let (relays, pings) = (self.relays.deadline(), self.pings.deadline());
+            let deadlines = [self.stack.poll_timeout(), relays, pings, attempt, status];
             deadlines.into_iter().flatten().min().map(|deadline| deadline.saturating_since(now))
         };
         match self.poll.poll(events, timeout) {
@@ -283,8 +288,7 @@ impl Driver {
                 },
                 Event::UdpIncoming { flow, local, .. } => self.udp_incoming(now, flow, local),
                 Event::UdpClosed { flow, .. } => self.udp.closed(flow, &self.network),
-                // Nobody pings yet.
-                Event::Pong { .. } => {}
+                Event::Pong { remote, ident, seq, round_trip } => self.pong(remote, ident, seq, round_trip),
             }
         }
         true

@@ -1,7 +1,7 @@
 //! What the methods about peers answer: JSON with upstream's names, and behind them fields of our own, which upstream's
 //! nexctl ignores.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,55 @@ pub struct Peer {
     /// Seconds between keepalives, 0 for none. Not in upstream's answer.
     #[serde(default)]
     pub persistent_keepalive: u16,
+}
+
+/// The answer to `ConnectivityV4`, `ConnectivityV6` and `Ping`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PingAnswer {
+    /// As in [`PeerList`].
+    #[serde(rename = "relay-present", default)]
+    pub relay_present: bool,
+    /// As in [`PeerList`].
+    #[serde(rename = "relay-required", default)]
+    pub relay_required: bool,
+    /// By overlay address.
+    pub peers: BTreeMap<String, PingResult>,
+    /// Public keys of peers that were not asked: none of their allowed IPs is a single address. Not in upstream's answer.
+    #[serde(default)]
+    pub unnamed: Vec<String>,
+}
+
+/// What became of the echo requests to one address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PingResult {
+    /// The overlay address.
+    pub wg_ip: String,
+    /// An answer came in time.
+    pub is_reachable: bool,
+    /// Upstream: the device's name. Here: the peer's public key.
+    pub hostname: String,
+    /// Such as `1.23ms`; `-` without an answer.
+    #[serde(rename = "Latency")]
+    pub latency: String,
+    /// Upstream: how the peers found each other. Here: `wg-config`.
+    pub method: String,
+    /// Why it is not reachable. Not in upstream's answer.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// The argument of `Ping`, as JSON. Upstream has no such method.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PingRequest {
+    /// Overlay addresses; none stands for every peer's.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// Every peer's IPv6 address, not its IPv4 address.
+    #[serde(default)]
+    pub ipv6: bool,
+    /// How long an answer may take; upstream's 1200 without it.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
 }
 
 /// Seconds after a handshake within which a peer counts as healthy: WireGuard refuses a session of 180 s, and upstream

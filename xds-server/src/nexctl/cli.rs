@@ -1,10 +1,11 @@
 //! The command line of nexctl.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::output::Format;
+use crate::duration;
 
 /// Talks to the nexd on this host, and makes WireGuard keys.
 #[derive(Parser, Debug)]
@@ -21,7 +22,7 @@ Examples:
   nexctl completion bash > /etc/bash_completion.d/nexctl
   umask 077; nexctl genkey > key; nexctl pubkey < key
 
-Exit codes: 0 done; 1 nexd is not there or refuses; 2 usage."
+Exit codes: 0 done; 1 nexd is not there or refuses, or a peer does not answer a ping; 2 usage."
 )]
 pub(super) struct Arguments {
     /// What it offers.
@@ -180,6 +181,22 @@ pub(super) enum Peers {
         #[arg(long, short)]
         full: bool,
     },
+    /// Send ICMP echo requests to every peer's IPv4 address, or to these addresses
+    Ping(Ping),
+    /// Send ICMP echo requests to every peer's IPv6 address, or to these addresses
+    Ping6(Ping),
+}
+
+/// What to ping.
+#[derive(Args, Debug)]
+pub(super) struct Ping {
+    /// Overlay addresses
+    #[arg(value_name = "ADDRESS")]
+    pub(super) addresses: Vec<IpAddr>,
+
+    /// How long an answer may take, at most 5s; each address is asked twice [default: 1200ms]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub(super) timeout: Option<Duration>,
 }
 
 /// Values that nexd has.

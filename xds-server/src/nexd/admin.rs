@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, io, path::PathBuf, time::Duration};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{Method, Request, StatusCode, body::Bytes};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::{
@@ -36,6 +36,9 @@ pub enum AdminError {
         /// The answer.
         status: StatusCode,
     },
+    /// The module refuses, for this reason.
+    #[error("{0}")]
+    Refused(String),
     /// The answer is too long or not of the expected form.
     #[error("Envoy's admin interface: unexpected answer to {path}")]
     Body {
@@ -107,6 +110,22 @@ impl Admin {
     /// [`AdminError`].
     pub async fn set_log_level(&self, level: EnvoyLogLevel) -> Result<(), AdminError> {
         self.ask(Method::POST, &format!("/logging?level={}", level.as_str())).await.map(drop)
+    }
+
+    /// A page of the module's, read as JSON. What it refuses, it refuses with a line of text.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn module_page<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<T, AdminError> {
+        let (status, body) = self.request(method, path).await?;
+        if !status.is_success() {
+            return Err(AdminError::Refused(String::from_utf8_lossy(&body).trim().to_owned()));
+        }
+        serde_json::from_slice(&body).map_err(|_| AdminError::Body { path: path.to_owned() })
     }
 
     /// Closes every listener, at once and for good. Connections go on.

@@ -1,5 +1,6 @@
 //! What the module tells of itself on Envoy's admin interface. Pure.
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::control::peers::{HEALTHY, Peer, PeerList};
@@ -68,6 +69,11 @@ impl Status {
 }
 
 impl NetworkPeer {
+    /// The allowed IPs.
+    pub fn nets(&self) -> impl Iterator<Item = IpNet> {
+        self.allowed_ips.iter().filter_map(|net| net.parse().ok())
+    }
+
     fn shown(self, now: u64) -> Peer {
         let healthy = self.latest_handshake.is_some_and(|at| now.saturating_sub(at) < HEALTHY);
         Peer {

@@ -15,6 +15,7 @@ use super::{
     admin::{Admin, AdminError},
     changes::{Change, Operation},
     debug::Debug,
+    ping::{self, Family, Wanted},
     view::View,
 };
 use crate::{
@@ -80,6 +81,11 @@ impl Service {
         json(&status.peer_list(unix_now()))
     }
 
+    async fn ping(&self, wanted: Wanted) -> Result<String, String> {
+        let status = self.admin.module_status().await.map_err(|error| not_answering(&error))?;
+        json(&ping::ping(&self.admin, &status, &wanted).await?)
+    }
+
     async fn set_debug(&self, on: bool) -> Result<String, String> {
         self.debug.set(on)?;
         // One that is being started may have been given the level before, and answers soon.
@@ -116,6 +122,9 @@ impl server::Service for Service {
             Method::ProxyRemoveIngress => self.change(Remove, Ingress, &argument).await,
             Method::ProxyRemoveEgress => self.change(Remove, Egress, &argument).await,
             Method::ListPeers => self.peers().await,
+            Method::ConnectivityV4 => self.ping(Wanted::peers(Family::V4)).await,
+            Method::ConnectivityV6 => self.ping(Wanted::peers(Family::V6)).await,
+            Method::Ping => self.ping(Wanted::parse(&argument)?).await,
             Method::SetDebugOn => self.set_debug(true).await,
             Method::SetDebugOff => self.set_debug(false).await,
             Method::GetDebug => Ok(if self.debug.is_on() { "on" } else { "off" }.to_owned()),

@@ -73,6 +73,11 @@ impl Netstack {
         Ok(())
     }
 
+    /// Forgets an echo request: an answer that comes later is none, and its place is free.
+    pub fn forget_ping(&mut self, remote: IpAddr, ident: u16, seq: u16) {
+        self.pings.forget(remote, ident, seq);
+    }
+
     /// The address of ours that talks to `remote`.
     pub(super) fn local_for(&self, remote: IpAddr) -> Result<IpAddr, ConnectError> {
         if !ip::is_host(remote) {

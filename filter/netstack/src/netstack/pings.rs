@@ -47,6 +47,11 @@ impl Pings {
         true
     }
 
+    /// Frees the place of a request whose answer is not waited for any more.
+    pub(super) fn forget(&mut self, remote: IpAddr, ident: u16, seq: u16) {
+        self.asked.retain(|ping| (ping.remote, ping.ident, ping.seq) != (remote, ident, seq));
+    }
+
     pub(super) fn has_events(&self) -> bool {
         !self.answered.is_empty()
     }
