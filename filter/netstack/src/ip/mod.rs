@@ -99,14 +99,21 @@ pub(crate) fn checksum_holds(packet: &Packet<'_>) -> bool {
 
 /// The Internet checksum (RFC 1071) of `data`, on top of a partial sum.
 pub(crate) fn checksum(partial: u32, data: &[u8]) -> u16 {
-    let mut sum = partial;
-    let mut words = data.chunks_exact(2);
+    // In the machine's own order and in large words, which comes to the same when the bytes are swapped at the end
+    // (section 2): a quarter of the additions, and the compiler makes vectors of them.
+    let mut words = data.chunks_exact(4);
+    let mut sum = 0_u64;
     for word in &mut words {
-        sum += u32::from(u16::from_be_bytes([word[0], word[1]]));
+        sum += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
     }
-    if let [last] = words.remainder() {
-        sum += u32::from(*last) << 8;
-    }
+    let mut last = [0; 4];
+    last[..words.remainder().len()].copy_from_slice(words.remainder());
+    sum += u64::from(u32::from_ne_bytes(last));
+    fold(u64::from(u16::from_be(!fold(sum))) + u64::from(partial))
+}
+
+/// The complement of a sum in 16 bits.
+fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

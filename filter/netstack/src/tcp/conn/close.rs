@@ -56,6 +56,8 @@ impl Connection {
         self.timers.ack_now = false;
         // What has arrived can still be read; what was to be sent cannot any more.
         self.buffer.clear();
+        self.buffer.release();
+        self.rcv.release();
         self.buffered = 0;
         self.board = Scoreboard::default();
         self.recovery = Recovery::default();

@@ -226,6 +226,10 @@ impl Connection {
     pub fn set_pressure(&mut self, pressure: Pressure) {
         self.pressure = pressure;
         self.rcv.pressed = pressure != Pressure::None;
+        if self.rcv.pressed {
+            self.buffer.release();
+            self.rcv.release();
+        }
     }
 
     pub(crate) fn initial_seq(&self) -> u32 {

@@ -65,9 +65,28 @@ impl Pages {
         }
     }
 
-    /// Gives all memory back. The queue must be of no more use to anybody.
+    /// Nothing in the queue is wanted any more. After more than a page has passed, one stays for what comes next:
+    /// [`Self::release`] gives it back.
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        while let Some(mut page) = self.pages.pop_front() {
+            page.clear();
+            // The largest one: a page that was never filled is a small one.
+            if self.spare.as_ref().map_or(PAGE / 2, Vec::capacity) < page.capacity() {
+                self.spare = Some(page);
+            }
+        }
+        self.skip = 0;
+        if self.spare.is_none() {
+            self.pages = VecDeque::new();
+        }
+    }
+
+    /// Gives back what is kept for later.
+    pub(super) fn release(&mut self) {
+        self.spare = None;
+        if self.pages.is_empty() {
+            self.pages = VecDeque::new();
+        }
     }
 
     /// Bytes of memory held.
@@ -109,6 +128,8 @@ mod tests {
         assert_eq!(contents(&pages, 17, 50_000), bytes[40_018..90_018]);
         assert_eq!(pages.memory(), 6 * PAGE, "five and the spare one");
         pages.clear();
+        assert_eq!(pages.memory(), PAGE);
+        pages.release();
         assert_eq!(pages.memory(), 0);
     }
 }

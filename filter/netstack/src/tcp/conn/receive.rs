@@ -86,6 +86,11 @@ impl Receiver {
         (self.nxt - self.read).wrapping_sub(u32::from(self.finished))
     }
 
+    /// Gives back the memory that is kept for bytes to come.
+    pub(super) fn release(&mut self) {
+        self.pages.release();
+    }
+
     pub(super) fn memory(&self) -> usize {
         self.pages.memory()
     }
@@ -331,7 +336,9 @@ mod tests {
         assert_eq!((receiver.announce(false), receiver.window_is_news()), (0, false));
         receiver.read(&mut [0; 9600]);
         assert!(receiver.window_is_news());
-        assert_eq!((receiver.announce(false), receiver.memory()), (10_000, 0));
+        assert_eq!((receiver.announce(false), receiver.memory()), (10_000, PAGE));
+        receiver.release();
+        assert_eq!(receiver.memory(), 0);
     }
 
     #[test]

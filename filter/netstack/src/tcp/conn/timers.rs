@@ -205,6 +205,8 @@ impl Connection {
         }
         if due(self.keepalive_at()) {
             self.timers.last_keepalive = now;
+            self.buffer.release();
+            self.rcv.release();
             self.timers.probe = Some(Probe::Keepalive);
         }
     }
