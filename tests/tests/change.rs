@@ -46,11 +46,19 @@ fn transfer(mut stream: TcpStream, seed: u64, stop: &AtomicBool) -> io::Result<u
     }
 }
 
+/// The lines of the access logs that say why something failed.
+fn unserved(nodes: &[&Node<'_>]) -> String {
+    let logs = nodes.iter().map(|node| node.log()).collect::<String>();
+    let lines =
+        logs.lines().filter(|line| line.contains(" flags=") && !line.contains(" flags=- reason=\"-\""));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 #[test]
 fn two_hundred_changes_under_two_hundred_connections_lose_nothing() {
     let products = need!(products());
     raise_file_limit();
-    let server = Server::local(echo);
+    let (server, second) = (Server::local(echo), Server::local(echo));
     let datagrams = UdpServer::mirror();
     let to = server.address();
     let [one, two] = Identity::several();
@@ -73,7 +81,7 @@ fn two_hundred_changes_under_two_hundred_connections_lose_nothing() {
 
     // In turn on either side: another destination of a port in use, a weight, a port of its own, UDP.
     let on_ingress: [Change; 4] = [
-        ("--ingress", format!("tcp:8080:[::ffff:127.0.0.1]:{}", to.port())),
+        ("--ingress", format!("tcp:8080:{}", second.address())),
         ("--ingress", format!("tcp:8083:{to},weight=2")),
         ("--ingress", format!("tcp:8082:{to}")),
         ("--ingress", format!("udp:54:{}", datagrams.address())),
@@ -163,7 +171,9 @@ fn two_hundred_changes_under_two_hundred_connections_lose_nothing() {
             transferred += result.unwrap_or_else(|error| panic!("connection {number}: {error}"));
         }
         for client in short {
-            client.join().expect("a client").expect("no new connection is refused");
+            if let Err(error) = client.join().expect("a client") {
+                panic!("a new connection was not served: {error}\n{}", unserved(&[&egress, &ingress]));
+            }
         }
         flow.join().expect("a client").expect("no datagram is lost");
         (slowest, transferred)

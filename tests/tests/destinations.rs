@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use e2e::{
     Identity, Node, Products, Server, connect, free_port, http, http_get, measured, need, products, read_end,
-    silent_udp_socket,
+    silent_udp_socket, within,
 };
 
 /// The default connect timeout of the overlay.
@@ -15,7 +15,7 @@ const AT_ONCE: usize = 32;
 /// A node whose peer runs one server at overlay port 8080 and refuses every other port.
 struct Overlay {
     _server: Server,
-    _live: Node<'static>,
+    live_node: Node<'static>,
     live: Identity,
     /// A peer that is known and not there.
     absent: Identity,
@@ -31,7 +31,7 @@ impl Overlay {
         absent.endpoint = silence.local_addr().expect("bound");
         let node =
             Node::with(products, &live).peer(&own).ingress(format!("tcp:8080:{}", server.address())).start();
-        Overlay { _server: server, _live: node, live, absent, _silence: silence, own }
+        Overlay { _server: server, live_node: node, live, absent, _silence: silence, own }
     }
 
     /// A node with an egress port to these destinations.
@@ -164,6 +164,32 @@ fn one_destination_refusing_and_one_blackholed_no_client_sees_it() {
     let overlay = Overlay::new(&products);
     let to = [overlay.refusing(9), overlay.blackholed(9), overlay.alive()];
     everybody_is_served(&overlay, &products, &to, "one refusing, one blackholed");
+}
+
+#[test]
+fn a_refusing_destination_is_passed_over_and_returns_by_itself() {
+    let products = need!(products());
+    let overlay = Overlay::new(&products);
+    let (_node, port) = overlay.node(&products, &[overlay.refusing(9), overlay.alive()]);
+    for _ in 0..10 {
+        assert_eq!(http_get(port).expect("no client sees a dead destination"), "alive");
+    }
+    let server = Server::local(http("back"));
+    overlay.live_node.nexctl_ok(&["proxy", "add", "--ingress", &format!("tcp:9:{}", server.address())]);
+    let start = Instant::now();
+    // It is left out for 5 s, for 10 s after the second failure in a row, and for 30 s at most.
+    within(Duration::from_secs(35), "the destination that is back", || {
+        (http_get(port).expect("no client sees a dead destination") == "back").then_some(())
+    });
+    measured(&format!(
+        "a destination that came back had clients after {:.1} s",
+        start.elapsed().as_secs_f64()
+    ));
+    // Both share the clients again.
+    let pages: Vec<_> = (0..20).map(|_| http_get(port).expect("a page")).collect();
+    for page in ["alive", "back"] {
+        assert!(pages.iter().any(|other| other == page), "nobody came to {page}");
+    }
 }
 
 /// Many clients at once, the first of which are the first ever.

@@ -27,8 +27,9 @@ impl ResolvedNames {
     /// is unresolved.
     #[must_use]
     pub fn addresses(&self, rule: &Rule) -> Vec<IpAddr> {
-        match rule.host.parse() {
-            Ok(address) => vec![address],
+        match rule.host.parse::<IpAddr>() {
+            // `::ffff:192.0.2.1` is an IPv4 address, whose IPv6 form no socket of IPv6 alone reaches.
+            Ok(address) => vec![address.to_canonical()],
             Err(_) => self.of(&rule.host).to_vec(),
         }
     }

@@ -364,7 +364,7 @@ fn ingress_by_address_and_by_name_and_the_access_log() {
              attempts=1 from_client=5 to_client=8 duration_ms="
         );
         assert!(line.contains(&expected), "{line}");
-        assert!(line.ends_with(" flags=- reason=\"-\""), "{line}");
+        assert!(line.ends_with(" flags=- reason=\"-\" details=\"-\""), "{line}");
         let line = log_of("ingress/tcp/444", "from_client=5");
         assert!(line.contains(" to_client=8 "), "{line}");
         let line = log_of(&format!("egress/tcp/{egress}"), "");

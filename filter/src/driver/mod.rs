@@ -7,6 +7,7 @@
 mod checks;
 mod clock;
 mod egress;
+mod held;
 mod ingress;
 mod pings;
 mod proxy_protocol;

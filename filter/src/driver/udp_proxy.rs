@@ -6,6 +6,7 @@
 //! * Ingress: one socket for each flow, connected to the listener's loopback address.
 
 use super::Driver;
+use super::held::{Held, Place};
 use crate::names;
 use crate::network::{self, Desired, FoundName, Network};
 use envoy_proxy_dynamic_modules_rust_sdk::envoy_log_error;
@@ -23,9 +24,6 @@ const MAX_PAYLOAD: usize = 65_507;
 const READ_BUDGET: usize = 256;
 /// Datagrams from the overlay per turn.
 const DATAGRAM_BUDGET: usize = 1024;
-/// Clients whose datagrams wait for a name to be looked up, and how many of each do.
-const HELD_CLIENTS: usize = 64;
-const HELD_DATAGRAMS: usize = 8;
 /// Tokens of these sockets have this bit; those of the TCP relays count from below.
 const TOKEN_BIT: usize = 1 << (usize::BITS - 2);
 
@@ -42,7 +40,7 @@ pub(super) struct UdpProxy {
     egress: HashMap<(usize, SocketAddr), UdpFlowId>,
     ready: Vec<usize>,
     /// Datagrams that wait until a name is looked up, by relay and client.
-    held: HashMap<(SocketAddr, SocketAddr), Vec<Vec<u8>>>,
+    held: Held<(SocketAddr, SocketAddr)>,
     payload: Vec<u8>,
 }
 
@@ -285,27 +283,25 @@ impl Driver {
             return;
         };
         let relay = *address;
-        let clients = self.udp.held.len();
-        match self.udp.held.get_mut(&(relay, client)) {
-            Some(held) if held.len() < HELD_DATAGRAMS => held.push(payload.to_vec()),
-            None if clients < HELD_CLIENTS => {
+        match self.udp.held.hold((relay, client), payload) {
+            Place::Behind => {}
+            Place::None => self.udp_stats.refused += 1,
+            Place::First => {
                 let network = self.network.clone();
                 let found = move |addresses| network.name_found(FoundName { relay, client, addresses });
-                if names::look_up(host, *port, Box::new(found)).is_ok() {
-                    self.udp.held.insert((relay, client), vec![payload.to_vec()]);
-                } else {
+                if names::look_up(host, *port, Box::new(found)).is_err() {
+                    self.udp.held.take(&(relay, client));
                     self.network.count_refused_name();
                     self.udp_stats.refused += 1;
                 }
             }
-            Some(_) | None => self.udp_stats.refused += 1,
         }
     }
 
     /// Makes the flows whose names have been looked up.
     pub(super) fn serve_found_names(&mut self, now: Instant) {
         for FoundName { relay, client, addresses } in self.network.take_found_names() {
-            let held = self.udp.held.remove(&(relay, client)).unwrap_or_default();
+            let held = self.udp.held.take(&(relay, client));
             let key = self.udp.relays.get(&relay).copied();
             let flow = key.and_then(|key| {
                 let flow = addresses.iter().find_map(|to| self.stack.udp_connect(now, *to).ok())?;

@@ -224,7 +224,11 @@ fn ingress_endpoint(rule: &Rule) -> LbEndpoint {
     };
     endpoint(address::Address::SocketAddress(SocketAddress {
         protocol: protocol as i32,
-        address: rule.host.clone(),
+        // `::ffff:192.0.2.1` is an IPv4 address, whose IPv6 form no socket of IPv6 alone reaches.
+        address: rule
+            .host
+            .parse::<IpAddr>()
+            .map_or_else(|_| rule.host.clone(), |ip| ip.to_canonical().to_string()),
         port_specifier: Some(PortSpecifier::PortValue(u32::from(rule.destination_port))),
         ..Default::default()
     }))

@@ -229,6 +229,18 @@ fn every_udp_destination_has_a_loopback_address_of_its_own_and_nodes_do_not_shar
 }
 
 #[test]
+fn an_ipv4_address_in_its_ipv6_form_is_an_ipv4_address() {
+    let rules = rules(&[
+        (Direction::Egress, "tcp:80:[::ffff:100.64.0.2]:80"),
+        (Direction::Ingress, "tcp:80:[::ffff:127.0.0.1]:80"),
+    ]);
+    let snapshot = translate(&rules, &ResolvedNames::default(), &Settings::default()).unwrap();
+    assert_eq!(endpoints(&snapshot, "egress/tcp/80"), ["100.64.0.2:80"]);
+    let ingress = endpoints(&snapshot, "ingress/tcp/80");
+    assert!(ingress[0].contains("\"127.0.0.1\"") && !ingress[0].contains("ffff"), "{ingress:?}");
+}
+
+#[test]
 fn a_zone_is_part_of_an_address() {
     for (host, address) in [
         ("127.0.0.1", true),

@@ -259,7 +259,7 @@ fn udp(mut address: Address) -> Address {
 fn destination(rule: &Rule) -> Destination {
     let (host, port) = (&rule.host, rule.destination_port);
     match host.parse::<IpAddr>() {
-        Ok(address) => SocketAddr::new(address, port).into(),
+        Ok(address) => SocketAddr::new(address.to_canonical(), port).into(),
         Err(_) => Destination::Name { host: host.clone(), port },
     }
 }
