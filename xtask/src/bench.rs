@@ -29,13 +29,28 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         return in_memory(package, name, rest);
     }
     if RIGS.contains(&name.as_str()) {
-        setup::packages()?;
-        let mut cargo = workspace::cargo()?;
-        cargo.args(["run", "--release", "--locked", "--package", "bench", "--"]).args(arguments);
-        return execute(&format!("bench: {name}"), &mut cargo);
+        return rig(arguments);
     }
     let known: Vec<_> = in_memories.map(|(_, name)| name).chain(RIGS.iter().copied()).collect();
     Err(format!("no benchmark {name:?}; there are {}", known.join(", ")).into())
+}
+
+/// Runs the `bench` program, with optimized products and an Envoy for the nodes in its rigs.
+fn rig(arguments: &[String]) -> Result<()> {
+    setup::packages()?;
+    let envoy = setup::envoy()?;
+    let mut build = workspace::cargo()?;
+    build.args(["build", "--release", "--locked"]);
+    build.args(["--package", "bench", "--package", "nexodus-filter", "--package", "xds-server"]);
+    execute("build", &mut build)?;
+    let products = workspace::target()?.join("release");
+    let mut bench = Command::new(products.join("bench"));
+    bench
+        .current_dir(workspace::root())
+        .args(arguments)
+        .env("ENVOY_BIN", envoy)
+        .env("NEXODUS_BIN_DIR", products);
+    execute(&format!("bench: {}", arguments.join(" ")), &mut bench)
 }
 
 fn in_memory(package: &str, name: &str, arguments: &[String]) -> Result<()> {

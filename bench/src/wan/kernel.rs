@@ -1,4 +1,5 @@
-//! Linux's TCP at one end of the link: a namespace with a TUN device, and threads that send or take without end.
+//! A namespace at one end of the link, with threads that send or take without end: through Linux's TCP, through
+//! `wireguard-go` on top, or through a node of ours.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use e2e::{Namespace, run_ok};
+use e2e::{Identity, Namespace, Node, NodeBuilder, Products, WgPeer, run_ok};
 use socket2::{Domain, Protocol, Socket, Type};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
@@ -21,20 +22,24 @@ const CONGESTION_CONTROL: &[u8] = b"cubic";
 /// How soon a thread notices that the run is over.
 const NOTICE: Duration = Duration::from_millis(100);
 
+/// What stands between the programs and the link.
+enum Guest<'a> {
+    WireguardGo(#[expect(dead_code, reason = "it runs as long as it is here")] WgPeer),
+    Node(#[expect(dead_code, reason = "it runs as long as it is here")] Box<Node<'a>>),
+}
+
 /// A namespace whose only way out is a TUN device. New for every run: Linux remembers paths (`tcp_metrics`).
-pub(super) struct Kernel {
-    address: Ipv4Addr,
+pub(super) struct Kernel<'a> {
+    namespace: &'a Namespace,
     device: SyncDevice,
     over: Arc<AtomicBool>,
     received: Arc<Mutex<HashMap<IpAddr, u64>>>,
     threads: Vec<JoinHandle<io::Result<()>>>,
-    // Last, so that the device is gone before it.
-    namespace: Namespace,
+    guest: Option<Guest<'a>>,
 }
 
-impl Kernel {
-    pub(super) fn new(address: Ipv4Addr, mtu: u16) -> Result<Self> {
-        let namespace = Namespace::new();
+impl<'a> Kernel<'a> {
+    pub(super) fn new(namespace: &'a Namespace, address: Ipv4Addr, mtu: u16) -> Result<Self> {
         let device = namespace.run(|| {
             DeviceBuilder::new()
                 .name("link")
@@ -45,8 +50,35 @@ impl Kernel {
         })?;
         device.set_nonblocking(true)?;
         run_ok(namespace.command("ip").args(["route", "add", "default", "dev", "link"]));
-        let over = Arc::new(AtomicBool::new(false));
-        Ok(Self { address, device, over, received: Arc::default(), threads: Vec::new(), namespace })
+        Ok(Self {
+            namespace,
+            device,
+            over: Arc::default(),
+            received: Arc::default(),
+            threads: Vec::new(),
+            guest: None,
+        })
+    }
+
+    /// With `wireguard-go` in it.
+    pub(super) fn add_wireguard(&mut self, own: &Identity, other: &Identity) {
+        self.guest = Some(Guest::WireguardGo(WgPeer::start(self.namespace, own, &[other])));
+    }
+
+    /// With a node of ours in it.
+    pub(super) fn add_node(
+        &mut self,
+        products: &Products,
+        own: &Identity,
+        other: &Identity,
+        rules: impl FnOnce(NodeBuilder<'a>) -> NodeBuilder<'a>,
+    ) {
+        let node = Node::with(products, own).peer(other).within(self.namespace);
+        self.guest = Some(Guest::Node(Box::new(rules(node).start())));
+    }
+
+    pub(super) const fn has_node(&self) -> bool {
+        matches!(self.guest, Some(Guest::Node(_)))
     }
 
     pub(super) fn device(&self) -> BorrowedFd<'_> {
@@ -81,9 +113,9 @@ impl Kernel {
         Ok(())
     }
 
-    /// Takes what comes to `port` until the end of the run.
-    pub(super) fn start_sink(&mut self, port: u16) -> Result<()> {
-        let address = SocketAddr::from((self.address, port));
+    /// Takes what comes to `address` until the end of the run.
+    pub(super) fn start_sink(&mut self, address: SocketAddrV4) -> Result<()> {
+        let address = SocketAddr::from(address);
         let listener = self.namespace.run(|| -> io::Result<TcpListener> {
             let socket = tcp_socket()?;
             socket.bind(&address.into())?;
@@ -113,14 +145,13 @@ impl Kernel {
         Ok(())
     }
 
-    /// Bytes that arrived from this address.
-    pub(super) fn received(&self, from: Ipv4Addr) -> u64 {
-        let received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
-        received.get(&IpAddr::V4(from)).copied().unwrap_or(0)
+    /// Bytes that arrived, by the addresses they came from.
+    pub(super) fn received(&self) -> HashMap<IpAddr, u64> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl Drop for Kernel {
+impl Drop for Kernel<'_> {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {

@@ -12,8 +12,11 @@ pub(super) const OVERTAKEN_BY: u32 = 8;
 /// A reordered packet that nobody overtakes arrives after this all the same.
 const HELD_AT_MOST: Duration = Duration::from_millis(50);
 
+/// A thread that sleeps wakes up this late on a machine that is in order.
+const LEAST_LATE: Duration = Duration::from_micros(500);
+
 /// Mean number of packets that a burst of losses takes.
-const BURST: f64 = 4.0;
+pub(super) const BURST: f64 = 4.0;
 
 /// What a direction of a link does to packets.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +52,21 @@ pub(super) struct Counters {
     pub(super) reordered: u64,
 }
 
+/// How well a direction kept its own times. What is late here was not late on the link that is simulated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Late {
+    pub(super) packets: u64,
+    /// Handed out more than a tenth of the round trip, or [`LEAST_LATE`], after their time.
+    pub(super) late: u64,
+}
+
+impl Late {
+    #[expect(clippy::cast_precision_loss, reason = "a share to be read")]
+    pub(super) fn percent(self) -> f64 {
+        if self.packets == 0 { 0.0 } else { self.late as f64 * 100.0 / self.packets as f64 }
+    }
+}
+
 /// A packet on its way, first by arrival, then by order of departure.
 type Flight = Reverse<(Duration, u64, Vec<u8>)>;
 
@@ -62,6 +80,7 @@ pub(super) struct Direction {
     held: Vec<Held>,
     count: u64,
     pub(super) counters: Counters,
+    pub(super) late: Late,
 }
 
 struct Held {
@@ -84,6 +103,7 @@ impl Direction {
             held: Vec::new(),
             count: 0,
             counters: Counters::default(),
+            late: Late::default(),
         }
     }
 
@@ -129,7 +149,9 @@ impl Direction {
         if self.flights.peek()?.0.0 > now {
             return None;
         }
-        let Reverse((_, order, packet)) = self.flights.pop()?;
+        let Reverse((due, order, packet)) = self.flights.pop()?;
+        self.late.packets += 1;
+        self.late.late += u64::from(now - due > (self.shape.delay / 5).max(LEAST_LATE));
         for held in self.held.iter_mut().filter(|held| held.order < order) {
             held.before -= 1;
         }
@@ -170,6 +192,7 @@ impl Direction {
 }
 
 #[cfg(test)]
+#[expect(clippy::expect_used, reason = "a failure is a failed test")]
 mod tests {
     use super::*;
 
@@ -204,6 +227,18 @@ mod tests {
         assert!(link.deliver(Duration::from_micros(10_999)).is_none());
         assert!(link.deliver(Duration::from_millis(11)).is_some());
         assert_eq!(link.next(), Some(Duration::from_millis(17)));
+    }
+
+    #[test]
+    fn lateness_is_counted() {
+        let mut link = Direction::new(CLEAN, 1);
+        for late in [0, 1900, 2100] {
+            link.offer(Duration::ZERO, &[0; 1000], Duration::ZERO);
+            let due = link.next().expect("it is on its way");
+            assert!(link.deliver(due + Duration::from_micros(late)).is_some());
+        }
+        assert_eq!(link.late, Late { packets: 3, late: 1 });
+        assert!((link.late.percent() - 33.3).abs() < 0.1);
     }
 
     #[test]

@@ -86,6 +86,6 @@ impl Stack for Ours {
     }
 }
 
-fn instant(now: Duration) -> Instant {
+pub(super) fn instant(now: Duration) -> Instant {
     Instant::from_micros(u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
 }

@@ -1,162 +1,131 @@
-//! Medians with their extremes, as JSON and as a table.
+//! The results as tables.
 
+use std::fmt::Write as _;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
-
-use super::link::Fault;
-use super::rows::{COLUMNS, Column, Pair, Row};
+use super::plan::Cell;
+use super::results::{Results, jain, median};
+use super::rows::{COLUMNS, Column, PAIRS, Row, all};
 use crate::Result;
 
-/// The results so far: an object with `rows` and `pairs`.
-pub(super) struct Report {
-    rows: Vec<Value>,
-    pairs: Vec<Value>,
+/// The part of a document that is ours.
+const BEGIN: &str = "<!-- tables of `wan`, written by `cargo xtask bench wan --table` -->\n";
+const END: &str = "<!-- end of the tables of `wan` -->\n";
+
+/// A run with more late packets than this, in percent, says something about this machine too.
+pub(super) const DISTURBED: f64 = 2.0;
+
+/// Puts the tables into a document, in the place of those that are there.
+pub(super) fn write_into(path: &Path, results: &Results) -> Result<()> {
+    let error = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
+    let text = fs::read_to_string(path).map_err(|cause| error(&cause))?;
+    let (before, rest) = text.split_once(BEGIN).ok_or_else(|| error(&"no mark where the tables begin"))?;
+    let (_, after) = rest.split_once(END).ok_or_else(|| error(&"no mark where the tables end"))?;
+    fs::write(path, format!("{before}{BEGIN}{}{END}{after}", tables(results)))
+        .map_err(|cause| error(&cause))?;
+    Ok(())
 }
 
-impl Report {
-    /// Those of an earlier run, if there are any.
-    pub(super) fn load(path: &Path) -> Result<Self> {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => "{}".to_owned(),
-            Err(error) => return Err(format!("{}: {error}", path.display()).into()),
+/// Markdown: a table for each link without and with a tunnel, and one for pairs.
+pub(super) fn tables(results: &Results) -> String {
+    let mut out = String::new();
+    let mut paths: Vec<_> = all().iter().map(|row| row.path).collect();
+    paths.dedup();
+    for path in paths {
+        let rows: Vec<_> = all().into_iter().filter(|row| row.path == path).collect();
+        for wireguard in [false, true] {
+            let columns: Vec<_> =
+                COLUMNS.into_iter().filter(|column| column.wireguard == wireguard).collect();
+            table(&mut out, &rows, &columns, results);
+        }
+    }
+    pairs(&mut out, results);
+    out
+}
+
+fn table(out: &mut String, rows: &[Row], columns: &[Column], results: &Results) {
+    let measured = |column: &Column| rows.iter().any(|row| !results.runs(&row.name, column.name).is_empty());
+    let columns: Vec<_> = columns.iter().filter(|column| measured(column)).collect();
+    let (Some(reference), Some(path)) = (columns.first(), rows.first().map(|row| row.path)) else { return };
+    let name = |column: &&&Column| column.name.trim_start_matches("wireguard_").replace('_', " ");
+    let names: Vec<_> = columns.iter().map(|column| name(&column)).collect();
+    let tunnel = if reference.wireguard { ", through WireGuard" } else { "" };
+    let _ = write!(out, "\n| {} Mbit/s, {} ms{tunnel} | ", path.rate_mbps, path.rtt_ms);
+    let _ = writeln!(out, "{} | runs |\n|---|{}---|", names.join(" | "), "---|".repeat(names.len()));
+    for row in rows {
+        let runs: Vec<_> = columns.iter().map(|column| results.runs(&row.name, column.name)).collect();
+        if runs.iter().all(|runs| runs.is_empty()) {
+            continue;
+        }
+        let rate = |index: usize| {
+            let mut rates: Vec<_> = runs[index].iter().filter_map(|run| run.mbps.first().copied()).collect();
+            rates.sort_by(f64::total_cmp);
+            median(&rates)
         };
-        let value: Value =
-            serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-        let list = |name| value.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-        Ok(Self { rows: list("rows"), pairs: list("pairs") })
-    }
-
-    pub(super) fn save(&self, path: &Path) -> Result<()> {
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        let text = serde_json::to_string_pretty(&json!({ "rows": self.rows, "pairs": self.pairs }))?;
-        fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()).into())
-    }
-
-    /// A row's cells; cells of it that were measured earlier and not now stay.
-    pub(super) fn row(&mut self, row: &Row, seconds: u64, cells: &[(Column, Vec<f64>)]) {
-        let percent = |share: f64| (share * 1e6).round() / 1e4;
-        let (loss, reorder) = match row.fault {
-            Fault::None => (0.0, 0.0),
-            Fault::Loss(share) | Fault::Bursts(share) => (percent(share), 0.0),
-            Fault::Reorder(share) => (0.0, percent(share)),
+        let cell = |index: usize| match (rate(index), rate(0)) {
+            (None, _) => String::new(),
+            (Some(rate), Some(reference)) if index > 0 => format!("{rate:.1} ({:.2})", rate / reference),
+            (Some(rate), _) => format!("{rate:.1}"),
         };
-        let result = entry(&mut self.rows, &row.name);
-        result.insert("rate_mbps".to_owned(), json!(row.path.rate_mbps));
-        result.insert("rtt_ms".to_owned(), json!(row.path.rtt_ms));
-        result.insert("queue_bytes".to_owned(), json!(row.path.queue_bytes()));
-        result.insert("loss_pct".to_owned(), json!(loss));
-        result.insert("reorder_pct".to_owned(), json!(reorder));
-        result.insert("seconds".to_owned(), json!(seconds));
-        for (column, runs) in cells {
-            result.insert(format!("{}_runs", column.name), json!(runs.len()));
-            put(result, &format!("{}_mbps", column.name), runs.clone());
-        }
-    }
-
-    pub(super) fn pair(&mut self, pair: &Pair, seconds: u64, runs: &[[f64; 2]]) {
-        let result = entry(&mut self.pairs, pair.name);
-        result.insert("seconds".to_owned(), json!(seconds));
-        result.insert("runs".to_owned(), json!(runs.len()));
-        put(result, "first_mbps", runs.iter().map(|rates| rates[0]).collect());
-        put(result, "second_mbps", runs.iter().map(|rates| rates[1]).collect());
-        put(result, "jain", runs.iter().copied().map(jain).collect());
-    }
-
-    pub(super) fn print(&self) {
-        println!("{:<36}{}", "Mbit/s", COLUMNS.map(|column| format!("{:>18}", column.name)).concat());
-        for row in &self.rows {
-            let cells = COLUMNS.map(|column| {
-                let rate = row.get(format!("{}_mbps", column.name)).and_then(Value::as_f64);
-                rate.map_or_else(|| format!("{:>18}", "-"), |rate| format!("{rate:>18.1}"))
-            });
-            println!("{:<36}{}", text(row, "name"), cells.concat());
-        }
-        for pair in &self.pairs {
-            let number = |name| pair.get(name).and_then(Value::as_f64).unwrap_or(f64::NAN);
-            println!(
-                "{:<36}{:>18.1}{:>18.1}   Jain's index {:.3}",
-                text(pair, "name"),
-                number("first_mbps"),
-                number("second_mbps"),
-                number("jain")
-            );
-        }
+        let cells: Vec<_> = (0..columns.len()).map(cell).collect();
+        let fault = row.name.rsplit(", ").next().unwrap_or_default();
+        let _ =
+            writeln!(out, "| {fault} | {} | {} |", cells.join(" | "), effort(runs.iter().copied().flatten()));
     }
 }
 
-/// The object of this name, new at the end if there is none.
-fn entry<'a>(list: &'a mut Vec<Value>, name: &str) -> &'a mut Map<String, Value> {
-    let index = list.iter().position(|value| text(value, "name") == name).unwrap_or_else(|| {
-        list.push(json!({ "name": name }));
-        list.len() - 1
-    });
-    if !list[index].is_object() {
-        list[index] = json!({ "name": name });
+fn pairs(out: &mut String, results: &Results) {
+    let measured = |name: &str| !results.runs(name, Cell::PAIR).is_empty();
+    if !PAIRS.iter().any(|pair| measured(pair.name)) {
+        return;
     }
-    match &mut list[index] {
-        Value::Object(object) => object,
-        _ => unreachable!("just made one"),
-    }
-}
-
-fn text<'a>(value: &'a Value, name: &str) -> &'a str {
-    value.get(name).and_then(Value::as_str).unwrap_or_default()
-}
-
-/// The median under `name`, the extremes beside it.
-fn put(object: &mut Map<String, Value>, name: &str, mut runs: Vec<f64>) {
-    runs.sort_by(f64::total_cmp);
-    let round = |value: f64| json!((value * 1000.0).round() / 1000.0);
-    if let (Some(least), Some(most)) = (runs.first(), runs.last()) {
-        let (low, high) = (runs[(runs.len() - 1) / 2], runs[runs.len() / 2]);
-        object.insert(name.to_owned(), round(f64::midpoint(low, high)));
-        object.insert(format!("{name}_min"), round(*least));
-        object.insert(format!("{name}_max"), round(*most));
+    out.push_str("\n| two senders on one queue, 200 Mbit/s | first | second | Jain's index | runs |\n|---|---|---|---|---|\n");
+    for pair in PAIRS.iter().filter(|pair| measured(pair.name)) {
+        let runs = results.runs(pair.name, Cell::PAIR);
+        let middle = |value: &dyn Fn(&[f64]) -> f64| {
+            let mut values: Vec<_> = runs.iter().map(|run| value(&run.mbps)).collect();
+            values.sort_by(f64::total_cmp);
+            median(&values).unwrap_or_default()
+        };
+        let of = |index: usize| middle(&|rates| rates.get(index).copied().unwrap_or_default());
+        let _ = writeln!(
+            out,
+            "| {} | {:.1} | {:.1} | {:.3} | {} |",
+            pair.name,
+            of(0),
+            of(1),
+            middle(&jain),
+            effort(runs)
+        );
     }
 }
 
-/// Jain's fairness index of two rates: 1 when they are equal, a half when one has everything.
-fn jain([one, other]: [f64; 2]) -> f64 {
-    let sum = one + other;
-    if sum == 0.0 { 0.0 } else { sum * sum / (2.0 * (one * one + other * other)) }
+/// `5 x 60 s`: the fewest runs of a column are what counts; those that were disturbed are told.
+fn effort<'a>(runs: impl IntoIterator<Item = &'a super::results::Run>) -> String {
+    let runs: Vec<_> = runs.into_iter().collect();
+    let seconds = runs.iter().map(|run| run.seconds).min().unwrap_or_default();
+    let most = runs.iter().map(|run| run.seed).max().unwrap_or_default();
+    let disturbed = runs.iter().filter(|run| run.late_pct > DISTURBED).count();
+    let note = if disturbed > 0 { format!(", {disturbed} of all disturbed") } else { String::new() };
+    format!("{most} x {seconds} s{note}")
 }
 
 #[cfg(test)]
+#[expect(clippy::expect_used, reason = "a failure is a failed test")]
 mod tests {
     use super::*;
 
+    /// What is committed is what was measured.
     #[test]
-    fn the_median_and_the_extremes() {
-        let mut object = Map::new();
-        put(&mut object, "a", vec![3.0, 1.0, 2.0]);
-        put(&mut object, "b", vec![1.0, 4.0]);
-        assert_eq!(
-            Value::Object(object),
-            json!({"a": 2.0, "a_min": 1.0, "a_max": 3.0, "b": 2.5, "b_min": 1.0, "b_max": 4.0})
-        );
-    }
-
-    #[test]
-    fn fairness() {
-        assert!((jain([5.0, 5.0]) - 1.0).abs() < 1e-9);
-        assert!((jain([5.0, 0.0]) - 0.5).abs() < 1e-9);
-    }
-
-    #[test]
-    fn a_row_that_is_measured_again_keeps_its_other_columns() {
-        let mut report = Report { rows: vec![], pairs: vec![] };
-        let row = super::super::rows::all().remove(2);
-        report.row(&row, 1, &[(COLUMNS[0], vec![1.0])]);
-        report.row(&row, 1, &[(COLUMNS[1], vec![2.0])]);
-        assert_eq!(report.rows.len(), 1);
-        assert_eq!(report.rows[0]["linux_to_linux_mbps"], 1.0);
-        assert_eq!(report.rows[0]["ours_to_linux_mbps"], 2.0);
-        assert_eq!(report.rows[0]["loss_pct"], 0.1);
+    fn the_tables_of_the_readme_are_those_of_the_results() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let results = Results::load(&directory.join("results/wan.json")).expect("the committed results");
+        let readme = fs::read_to_string(directory.join("README.md")).expect("the README");
+        let copy = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(copy.path(), &readme).expect("written");
+        write_into(copy.path(), &results).expect("the marks are there");
+        let written = fs::read_to_string(copy.path()).expect("read");
+        assert_eq!(readme, written, "cargo xtask bench wan --table writes it");
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::kernel::Kernel;
-use super::link::{Counters, Direction, Shape};
+use super::link::{Counters, Direction, Late, Shape};
 use super::stack::Stack;
 use crate::Result;
 
@@ -14,22 +14,22 @@ use crate::Result;
 const BATCH: usize = 64;
 
 /// Who speaks TCP at one end.
-pub(super) enum End {
-    Kernel(Kernel),
+pub(super) enum End<'a> {
+    Kernel(Kernel<'a>),
     Stack(Box<dyn Stack>),
 }
 
 /// One end of the link.
-pub(super) struct Host {
+pub(super) struct Host<'a> {
     pub(super) address: Ipv4Addr,
     /// How far it is from the link; adds to the delay of the packets it sends.
     pub(super) further: Duration,
-    pub(super) end: End,
+    pub(super) end: End<'a>,
 }
 
-pub(super) struct Rig {
-    left: Vec<Host>,
-    right: Host,
+pub(super) struct Rig<'a> {
+    pub(super) left: Vec<Host<'a>>,
+    pub(super) right: Host<'a>,
     /// To the right: the data.
     forward: Direction,
     /// To the left: the acknowledgements.
@@ -38,8 +38,8 @@ pub(super) struct Rig {
     buffer: Vec<u8>,
 }
 
-impl Rig {
-    pub(super) fn new(left: Vec<Host>, right: Host, forward: Shape, back: Shape, seed: u64) -> Self {
+impl<'a> Rig<'a> {
+    pub(super) fn new(left: Vec<Host<'a>>, right: Host<'a>, forward: Shape, back: Shape, seed: u64) -> Self {
         Self {
             left,
             right,
@@ -68,18 +68,15 @@ impl Rig {
         }
     }
 
-    /// Bytes that the right side's application has got from each host on the left.
-    pub(super) fn received(&self) -> Vec<u64> {
-        let from = |host: &Host| match &self.right.end {
-            End::Kernel(kernel) => kernel.received(host.address),
-            End::Stack(stack) => stack.received(),
-        };
-        self.left.iter().map(from).collect()
-    }
-
     /// What happened to the data.
     pub(super) const fn counters(&self) -> Counters {
         self.forward.counters
+    }
+
+    /// Packets of both directions that left the link too late.
+    pub(super) const fn late(&self) -> Late {
+        let (forward, back) = (self.forward.late, self.back.late);
+        Late { packets: forward.packets + back.packets, late: forward.late + back.late }
     }
 
     /// From the ends into the link.
@@ -133,15 +130,18 @@ impl Rig {
     }
 }
 
-fn collect(host: &mut Host, into: &mut Direction, epoch: Instant, buffer: &mut [u8]) -> Result<bool> {
+fn collect(host: &mut Host<'_>, into: &mut Direction, epoch: Instant, buffer: &mut [u8]) -> Result<bool> {
     let mut taken = 0;
     match &mut host.end {
         End::Kernel(kernel) => {
             while taken < BATCH
                 && let Some(length) = kernel.take(buffer)?
             {
-                into.offer(epoch.elapsed(), &buffer[..length], host.further);
                 taken += 1;
+                // Not what IPv6 says of its own accord.
+                if buffer[0] >> 4 == 4 {
+                    into.offer(epoch.elapsed(), &buffer[..length], host.further);
+                }
             }
         }
         End::Stack(stack) => {
@@ -155,7 +155,7 @@ fn collect(host: &mut Host, into: &mut Direction, epoch: Instant, buffer: &mut [
     Ok(taken > 0)
 }
 
-fn give(host: &mut Host, now: Duration, packet: &[u8]) -> Result<()> {
+fn give(host: &mut Host<'_>, now: Duration, packet: &[u8]) -> Result<()> {
     match &mut host.end {
         End::Kernel(kernel) => kernel.give(packet),
         End::Stack(stack) => {

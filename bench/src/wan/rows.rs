@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::link::Fault;
 
 /// A link without its faults: rate, round-trip time and a queue of one bandwidth-delay product.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Path {
     pub(super) rate_mbps: u64,
     pub(super) rtt_ms: u64,
@@ -64,6 +64,8 @@ pub(super) enum Whose {
     Linux,
     Smoltcp,
     Ours,
+    /// Ours, with everything that a user has around it: Envoy and the module. Its programs speak to it over loopback.
+    Node,
 }
 
 /// Sender and receiver.
@@ -73,14 +75,30 @@ pub(super) struct Column {
     pub(super) name: &'static str,
     pub(super) from: Whose,
     pub(super) to: Whose,
+    /// The link carries a WireGuard tunnel: `wireguard-go` for Linux, boringtun for ours.
+    pub(super) wireguard: bool,
 }
 
-pub(super) const COLUMNS: [Column; 5] = [
-    Column { name: "linux_to_linux", from: Whose::Linux, to: Whose::Linux },
-    Column { name: "ours_to_linux", from: Whose::Ours, to: Whose::Linux },
-    Column { name: "linux_to_ours", from: Whose::Linux, to: Whose::Ours },
-    Column { name: "smoltcp_to_linux", from: Whose::Smoltcp, to: Whose::Linux },
-    Column { name: "ours_to_ours", from: Whose::Ours, to: Whose::Ours },
+const fn column(name: &'static str, from: Whose, to: Whose) -> Column {
+    Column { name, from, to, wireguard: false }
+}
+
+const fn tunnel(name: &'static str, from: Whose, to: Whose) -> Column {
+    Column { name, from, to, wireguard: true }
+}
+
+/// The first of those without a tunnel, and of those with one, is the reference of the others.
+pub(super) const COLUMNS: [Column; 10] = [
+    column("linux_to_linux", Whose::Linux, Whose::Linux),
+    column("ours_to_linux", Whose::Ours, Whose::Linux),
+    column("linux_to_ours", Whose::Linux, Whose::Ours),
+    column("smoltcp_to_linux", Whose::Smoltcp, Whose::Linux),
+    column("ours_to_ours", Whose::Ours, Whose::Ours),
+    tunnel("wireguard_linux_to_linux", Whose::Linux, Whose::Linux),
+    tunnel("wireguard_ours_to_linux", Whose::Ours, Whose::Linux),
+    tunnel("wireguard_linux_to_ours", Whose::Linux, Whose::Ours),
+    tunnel("wireguard_node_to_linux", Whose::Node, Whose::Linux),
+    tunnel("wireguard_linux_to_node", Whose::Linux, Whose::Node),
 ];
 
 /// Two senders to one Linux, through one queue.
