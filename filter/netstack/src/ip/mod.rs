@@ -1,11 +1,13 @@
 //! Inner IP packets: reading their headers, writing those that the stack makes itself, fragments in both directions.
 
+mod checksum;
 mod cut;
 pub(crate) mod icmp;
 mod outbox;
 mod parse;
 mod reassembly;
 
+pub(crate) use checksum::Sum;
 pub(crate) use cut::Cut;
 pub(crate) use outbox::Outbox;
 pub(crate) use parse::{Packet, Piece, is_host};
@@ -48,9 +50,16 @@ pub(crate) fn compose_with(
 
 /// Appends the header of a packet whose payload, of `len` bytes, is appended next.
 pub(crate) fn start(packet: &mut Vec<u8>, source: IpAddr, destination: IpAddr, protocol: u8, len: usize) {
+    let at = packet.len();
+    packet.resize(at + header_len(source), 0);
+    write_header(&mut packet[at..], source, destination, protocol, len);
+}
+
+/// Writes the header of a packet with a payload of `len` bytes to the start of `space`, which is zero.
+pub(crate) fn write_header(space: &mut [u8], source: IpAddr, destination: IpAddr, protocol: u8, len: usize) {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let mut header = [0; 20];
+            let Some(header) = space.first_chunk_mut::<20>() else { return };
             let total = u16::try_from(20 + len).unwrap_or(u16::MAX);
             header[0] = 0x45;
             header[2..4].copy_from_slice(&total.to_be_bytes());
@@ -59,19 +68,17 @@ pub(crate) fn start(packet: &mut Vec<u8>, source: IpAddr, destination: IpAddr, p
             header[9] = protocol;
             header[12..16].copy_from_slice(&source.octets());
             header[16..20].copy_from_slice(&destination.octets());
-            let sum = checksum(0, &header);
+            let sum = checksum(0, header);
             header[10..12].copy_from_slice(&sum.to_be_bytes());
-            packet.extend_from_slice(&header);
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            let mut header = [0; 40];
+            let Some(header) = space.first_chunk_mut::<40>() else { return };
             header[0] = 0x60;
             header[4..6].copy_from_slice(&u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
             header[6] = protocol;
             header[7] = 64;
             header[8..24].copy_from_slice(&source.octets());
             header[24..40].copy_from_slice(&destination.octets());
-            packet.extend_from_slice(&header);
         }
         _ => {}
     }
@@ -99,25 +106,9 @@ pub(crate) fn checksum_holds(packet: &Packet<'_>) -> bool {
 
 /// The Internet checksum (RFC 1071) of `data`, on top of a partial sum.
 pub(crate) fn checksum(partial: u32, data: &[u8]) -> u16 {
-    // In the machine's own order and in large words, which comes to the same when the bytes are swapped at the end
-    // (section 2): a quarter of the additions, and the compiler makes vectors of them.
-    let mut words = data.chunks_exact(4);
-    let mut sum = 0_u64;
-    for word in &mut words {
-        sum += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
-    }
-    let mut last = [0; 4];
-    last[..words.remainder().len()].copy_from_slice(words.remainder());
-    sum += u64::from(u32::from_ne_bytes(last));
-    fold(u64::from(u16::from_be(!fold(sum))) + u64::from(partial))
-}
-
-/// The complement of a sum in 16 bits.
-fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap_or_default()
+    let mut sum = Sum::from(partial);
+    sum.add(data);
+    sum.finish()
 }
 
 /// The partial sum of the pseudo header for TCP, UDP and ICMPv6 (RFC 9293 section 3.1, RFC 8200 section 8.1).

@@ -9,6 +9,7 @@
     reason = "a failure is a failed test; numbers are small; not every helper is used by every build"
 )]
 
+mod bursts;
 mod compare;
 mod link;
 mod properties;

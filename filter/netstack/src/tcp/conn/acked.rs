@@ -52,6 +52,16 @@ impl Connection {
         }
         let window_before = (self.wnd, self.usable());
         self.update_window(segment);
+        let plain = segment.payload.is_empty() && !segment.is_fin();
+        if ack == self.una
+            && !plain
+            && self.wnd == window_before.0
+            && segment.options.blocks().is_empty()
+            && self.recovery.mode == Mode::Open
+        {
+            // The peer sends, and says nothing new of what was sent to it.
+            return true;
+        }
         if self.board.is_empty() && self.usable() > window_before.1 {
             // The window that was probed has opened.
             self.rtt.progress();
@@ -62,7 +72,6 @@ impl Connection {
         let mut news = News::default();
         let duplicate = self.take_blocks(now, segment, echo, &mut news);
         self.advance(now, ack.latest(self.una), echo, &mut news);
-        let plain = segment.payload.is_empty() && !segment.is_fin();
         let repeats = !advanced && plain && ack == self.una && window_before.0 == self.wnd;
         if !self.sack {
             self.guess_blocks(now, advanced, repeats, &mut news);

@@ -55,6 +55,7 @@ use recovery::Recovery;
 use rtt::Rtt;
 use scoreboard::Scoreboard;
 use segment::Ends;
+pub use segment::Outgoing;
 use seq::{Seq, count};
 pub use settings::{Counters, End, Pressure, Settings, State};
 use timers::Timers;

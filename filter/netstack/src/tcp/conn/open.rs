@@ -12,7 +12,7 @@ use super::receive::Receiver;
 use super::recovery::Recovery;
 use super::rtt::Rtt;
 use super::scoreboard::Scoreboard;
-use super::segment::{self, ACK, Ends, Header, SYN, Segment};
+use super::segment::{self, ACK, Ends, Header, SYN, Segment, Sink};
 use super::seq::Seq;
 use super::timers::Timers;
 use super::tuning::Tuning;
@@ -192,7 +192,7 @@ impl Connection {
     }
 
     /// SYN or SYN|ACK, when it is due.
-    pub(super) fn poll_syn(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+    pub(super) fn poll_syn(&mut self, now: Instant, out: &mut Sink<'_>) -> bool {
         if self.timers.syn_at.is_none_or(|at| at > now) {
             return false;
         }
@@ -216,7 +216,7 @@ impl Connection {
         let (ack, flags) = if answers { (self.rcv.nxt, SYN | ACK) } else { (Seq(0), SYN) };
         let window = self.rcv.announce_in_syn();
         let header = Header { seq: self.iss, ack, flags, window };
-        segment::write(out, &self.ends, header, options.as_slice(), 0, |_| {});
+        self.emit(out, header, &options);
         self.nxt = self.iss + 1;
         self.counters.sent += 1;
         self.counters.retransmitted += u32::from(!first);

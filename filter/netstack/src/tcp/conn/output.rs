@@ -1,9 +1,11 @@
-//! The next packet to send.
+//! The next packets to send.
 
 use super::congestion::CongestionControl;
 use super::options::{TIMESTAMPS_LEN, Written};
+use super::pacing::Pace;
+use super::pages::Pages;
 use super::recovery::Mode;
-use super::segment::{self, ACK, Ends, FIN, Header, PSH, RST};
+use super::segment::{ACK, Ends, FIN, Header, Headers, Outgoing, PSH, RST, Sink};
 use super::seq::Seq;
 use super::timers::Probe;
 use super::{Connection, End, Stage, timestamp};
@@ -15,7 +17,22 @@ impl Connection {
     /// Writes the next IP packet into `out`, which is cleared first. False: there is none (now).
     pub fn poll_packet(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
         out.clear();
+        self.poll_burst(now, 1, &mut |packet| packet.append_to(out)) > 0
+    }
+
+    /// Gives `take` the next IP packet, and up to `most` in all if those that follow differ from it in nothing but their
+    /// bytes. Returns how many it gave; none: there is none (now).
+    pub fn poll_burst(&mut self, now: Instant, most: u32, take: &mut dyn FnMut(&Outgoing<'_>)) -> u32 {
+        if most == 0 {
+            return 0;
+        }
+        let before = self.counters.sent;
         self.run_timers(now);
+        self.poll(now, most, take);
+        self.counters.sent.wrapping_sub(before)
+    }
+
+    fn poll(&mut self, now: Instant, most: u32, out: &mut Sink<'_>) -> bool {
         if let Some(seq) = self.timers.stray_reset.take() {
             self.write_bare(now, out, seq, RST);
             return true;
@@ -26,7 +43,7 @@ impl Connection {
             Stage::SynReceived => self.poll_syn(now, out),
             Stage::Open if self.timers.abort => self.poll_abort(now, out),
             Stage::Open => {
-                if self.poll_open(now, out) {
+                if self.poll_open(now, most, out) {
                     return true;
                 }
                 self.settle(now);
@@ -36,13 +53,13 @@ impl Connection {
         }
     }
 
-    fn poll_abort(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+    fn poll_abort(&mut self, now: Instant, out: &mut Sink<'_>) -> bool {
         self.write_bare(now, out, self.nxt, RST | ACK);
         self.close(End::Aborted);
         true
     }
 
-    fn poll_open(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+    fn poll_open(&mut self, now: Instant, most: u32, out: &mut Sink<'_>) -> bool {
         // Full segments have no room for SACK blocks, so these go first.
         if self.timers.ack_now && self.rcv.has_blocks() {
             return self.poll_acknowledgement(now, out);
@@ -61,11 +78,11 @@ impl Connection {
             _ => {}
         }
         self.timers.paced = false;
-        self.poll_lost(now, out) || self.poll_new(now, out) || self.poll_acknowledgement(now, out)
+        self.poll_lost(now, out) || self.poll_new(now, most, out) || self.poll_acknowledgement(now, out)
     }
 
     /// What was lost comes before what is new.
-    fn poll_lost(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+    fn poll_lost(&mut self, now: Instant, out: &mut Sink<'_>) -> bool {
         let Some(sent) = self.board.next_lost() else { return false };
         let fits = self.board.flying() + sent.len() <= self.congestion.window();
         if !self.recovery.forced && (!fits || !self.may_leave(now)) {
@@ -75,7 +92,7 @@ impl Connection {
         true
     }
 
-    fn send_again(&mut self, now: Instant, out: &mut Vec<u8>, start: Seq, end: Seq) {
+    fn send_again(&mut self, now: Instant, out: &mut Sink<'_>, start: Seq, end: Seq) {
         self.board.resend(start, now);
         if start == self.una {
             self.timers.rto_base = now;
@@ -84,10 +101,10 @@ impl Connection {
         if self.recovery.mode != Mode::Open {
             self.recovery.resent(self.timestamp(now));
         }
-        self.write_data(now, out, start, end);
+        self.write_data(now, out, start, end, 1);
     }
 
-    fn poll_new(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+    fn poll_new(&mut self, now: Instant, most: u32, out: &mut Sink<'_>) -> bool {
         let Some(len) = self.next_len() else {
             // Unless more was lost than the window has room for.
             self.limited &= self.board.lost() > 0;
@@ -100,7 +117,7 @@ impl Connection {
         if !self.may_leave(now) {
             return false;
         }
-        self.send_new(now, out, len);
+        self.send_new(now, out, len, most);
         true
     }
 
@@ -123,7 +140,8 @@ impl Connection {
         !self.timers.paced
     }
 
-    fn send_new(&mut self, now: Instant, out: &mut Vec<u8>, len: u32) {
+    /// The next segment of `len` bytes, and up to `most` in all, as long as they are as long.
+    fn send_new(&mut self, now: Instant, out: &mut Sink<'_>, len: u32, most: u32) {
         if self.board.is_empty() {
             let idle = now.saturating_since(self.timers.last_sent);
             let rto = self.rtt.timeout();
@@ -132,23 +150,47 @@ impl Connection {
             }
             self.timers.rto_base = now;
         }
-        let start = self.nxt;
-        let end = start + len;
-        let fin = self.fin && end == self.write_end() && self.usable() > len;
-        self.nxt = end + u32::from(fin);
-        self.board.push(start, self.nxt, now);
         self.timers.push_on = false;
-        self.write_data(now, out, start, self.nxt);
+        let start = self.nxt;
+        let fin = self.fin && start + len == self.write_end() && self.usable() > len;
+        let more = if fin || len < self.mss { 0 } else { self.equal_segments(now, len).min(most - 1) };
+        self.nxt = start + len * (1 + more) + u32::from(fin);
+        for n in 0..more {
+            self.board.push(start + len * n, start + len * (n + 1), now);
+        }
+        self.board.push(start + len * more, self.nxt, now);
+        self.write_data(now, out, start, self.nxt, 1 + more);
+    }
+
+    /// How many full segments may follow one that may leave now. They are not the last ones: those push.
+    fn equal_segments(&self, now: Instant, len: u32) -> u32 {
+        if self.sack && self.rcv.has_duplicates() {
+            // An acknowledgement goes between them.
+            return 0;
+        }
+        let room = self.congestion.window().saturating_sub(self.board.flying());
+        let fit = room.min(self.usable()).min(self.waiting().saturating_sub(1)) / len;
+        let paced = match self.pace() {
+            Some(pace) => self.pacer.room(now, len + TIMESTAMPS_LEN, &pace),
+            None => u32::MAX,
+        };
+        fit.min(paced).saturating_sub(1)
+    }
+
+    fn pace(&self) -> Option<Pace> {
+        let smoothed = self.rtt.smoothed().filter(|_| self.settings.pacing)?;
+        let (window, slow_start) = (self.congestion.window(), self.congestion.in_slow_start());
+        Some(Pace { window, smoothed, slow_start })
     }
 
     /// RFC 8985, section 7.3: new bytes if there are any, else the last ones again, whatever the congestion window says.
-    fn poll_tail_probe(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+    fn poll_tail_probe(&mut self, now: Instant, out: &mut Sink<'_>) -> bool {
         let Some(last) = self.board.back().copied() else { return false };
         self.counters.tail_probes += 1;
         // From here the retransmission timeout counts.
         self.timers.rto_base = now;
         if let Some(len) = self.next_len() {
-            self.send_new(now, out, len);
+            self.send_new(now, out, len, 1);
             self.timers.tail = Some((self.nxt, false));
         } else {
             self.timers.tail = Some((last.end, true));
@@ -157,10 +199,10 @@ impl Connection {
         true
     }
 
-    /// A segment from `start` to `end`, where the FIN may be the last number.
-    fn write_data(&mut self, now: Instant, out: &mut Vec<u8>, start: Seq, end: Seq) {
+    /// The numbers from `start` to `end` in so many segments of one length; the last number may be the FIN's.
+    fn write_data(&mut self, now: Instant, out: &mut Sink<'_>, start: Seq, end: Seq, segments: u32) {
         let last = end.earliest(self.write_end());
-        let len = last.beyond(start);
+        let len = last.beyond(start) / segments;
         let mut flags = ACK;
         if end.is_after(self.write_end()) {
             flags |= FIN;
@@ -173,23 +215,28 @@ impl Connection {
             options.timestamps(self.timestamp(now), self.ts_recent);
         }
         let header = self.header(start, flags);
-        let offset = start.beyond(self.front) as usize;
-        let buffer = &self.buffer;
-        segment::write(out, &self.ends, header, options.as_slice(), len as usize, |out| {
-            buffer.read(offset, len as usize, |piece| out.extend_from_slice(piece));
-        });
-        self.sent(now);
-        self.recovery.sent(len);
+        let mut headers = Headers::new(&self.ends, header, options.as_slice(), len as usize);
+        for n in 0..segments {
+            let seq = start + len * n;
+            out(&headers.packet(seq, &self.buffer, seq.beyond(self.front) as usize, len as usize));
+        }
+        self.sent(segments);
+        self.recovery.sent(len * segments);
         self.timers.last_sent = now;
         self.timers.probe_base = now;
         self.timers.unanswered.get_or_insert(now);
-        if let Some(smoothed) = self.rtt.smoothed().filter(|_| self.settings.pacing) {
-            let (window, slow_start) = (self.congestion.window(), self.congestion.in_slow_start());
-            self.pacer.sent(now, len + TIMESTAMPS_LEN, window, smoothed, slow_start);
+        if let Some(pace) = self.pace() {
+            self.pacer.sent(now, len + TIMESTAMPS_LEN, segments, &pace);
         }
     }
 
-    fn poll_acknowledgement(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+    /// A segment without bytes.
+    pub(super) fn emit(&self, out: &mut Sink<'_>, header: Header, options: &Written) {
+        let mut headers = Headers::new(&self.ends, header, options.as_slice(), 0);
+        out(&headers.packet(header.seq, &self.buffer, 0, 0));
+    }
+
+    fn poll_acknowledgement(&mut self, now: Instant, out: &mut Sink<'_>) -> bool {
         if !self.timers.ack_now {
             return false;
         }
@@ -203,13 +250,13 @@ impl Connection {
         }
         // At the end of what the peer accepts, even when a window that shrank is behind us.
         let header = self.header(self.nxt, ACK);
-        segment::write(out, &self.ends, header, options.as_slice(), 0, |_| {});
-        self.sent(now);
+        self.emit(out, header, &options);
+        self.sent(1);
         true
     }
 
     /// A segment that is nothing but its header.
-    fn write_bare(&mut self, now: Instant, out: &mut Vec<u8>, seq: Seq, flags: u8) {
+    fn write_bare(&mut self, now: Instant, out: &mut Sink<'_>, seq: Seq, flags: u8) {
         let mut options = Written::new();
         if self.timestamps && self.stage != Stage::SynSent && flags & ACK != 0 {
             options.timestamps(self.timestamp(now), self.ts_recent);
@@ -219,7 +266,7 @@ impl Connection {
         } else {
             self.header(seq, flags)
         };
-        segment::write(out, &self.ends, header, options.as_slice(), 0, |_| {});
+        self.emit(out, header, &options);
         self.counters.sent = self.counters.sent.wrapping_add(1);
     }
 
@@ -227,9 +274,9 @@ impl Connection {
         Header { seq, ack: self.rcv.nxt, flags, window: self.rcv.announce(self.scaled) }
     }
 
-    /// A segment with an acknowledgement has gone out.
-    fn sent(&mut self, _now: Instant) {
-        self.counters.sent = self.counters.sent.wrapping_add(1);
+    /// Segments with an acknowledgement have gone out.
+    fn sent(&mut self, segments: u32) {
+        self.counters.sent = self.counters.sent.wrapping_add(segments);
         self.last_ack_sent = self.rcv.nxt;
         // One acknowledgement has room for one duplicate's report.
         self.timers.ack_now = self.sack && self.rcv.has_duplicates();
@@ -252,6 +299,7 @@ pub(crate) fn acknowledgement(
     let ends = Ends { local: tuple.local, remote: tuple.remote };
     let header = Header { seq: Seq(numbers.0), ack: Seq(numbers.1), flags: ACK, window: u16::MAX };
     let mut packet = Vec::new();
-    segment::write(&mut packet, &ends, header, options.as_slice(), 0, |_| {});
+    let mut headers = Headers::new(&ends, header, options.as_slice(), 0);
+    headers.packet(header.seq, &Pages::default(), 0, 0).append_to(&mut packet);
     packet
 }

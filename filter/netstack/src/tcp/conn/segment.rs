@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::options::Options;
+use super::pages::Pages;
 use super::seq::{Seq, count};
 use crate::ip;
 
@@ -90,32 +91,78 @@ pub(super) fn headers_len(address: IpAddr) -> u16 {
     if address.is_ipv4() { 40 } else { 60 }
 }
 
-/// Writes an IP packet with one segment into `out`: `payload` appends exactly `len` bytes.
-pub(super) fn write(
-    out: &mut Vec<u8>,
-    ends: &Ends,
-    header: Header,
-    options: &[u8],
+/// Most bytes before the payload: an IPv6 header and a TCP header with all options.
+const MAX_HEADERS: usize = 40 + 20 + 40;
+
+/// The IP and TCP headers of a segment. Segments of a burst differ in their number alone, and so in their checksum.
+pub(super) struct Headers {
+    bytes: [u8; MAX_HEADERS],
     len: usize,
-    payload: impl FnOnce(&mut Vec<u8>),
-) {
-    out.clear();
-    let tcp_len = 20 + options.len() + len;
-    let total = ip::header_len(ends.local.ip()) + tcp_len;
-    out.reserve(total);
-    ip::start(out, ends.local.ip(), ends.remote.ip(), ip::TCP, tcp_len);
-    let start = out.len();
-    let offset = u8::try_from(5 + options.len() / 4).unwrap_or(5) << 4;
-    out.extend_from_slice(&ends.local.port().to_be_bytes());
-    out.extend_from_slice(&ends.remote.port().to_be_bytes());
-    out.extend_from_slice(&header.seq.0.to_be_bytes());
-    out.extend_from_slice(&header.ack.0.to_be_bytes());
-    out.extend_from_slice(&[offset, header.flags]);
-    out.extend_from_slice(&header.window.to_be_bytes());
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(options);
-    payload(out);
-    let partial = ip::pseudo_header(ends.local.ip(), ends.remote.ip(), ip::TCP, tcp_len);
-    let sum = ip::checksum(partial, &out[start..]);
-    out[start + 16..start + 18].copy_from_slice(&sum.to_be_bytes());
+    /// Where the TCP header begins.
+    tcp: usize,
+    /// Of the pseudo header and everything in the TCP header but its number and its checksum.
+    sum: ip::Sum,
 }
+
+impl Headers {
+    /// `len`: bytes of payload.
+    pub(super) fn new(ends: &Ends, header: Header, options: &[u8], len: usize) -> Self {
+        let (local, remote) = (ends.local.ip(), ends.remote.ip());
+        let (tcp, tcp_len) = (ip::header_len(local), 20 + options.len() + len);
+        let mut bytes = [0; MAX_HEADERS];
+        ip::write_header(&mut bytes, local, remote, ip::TCP, tcp_len);
+        let space = &mut bytes[tcp..];
+        space[0..2].copy_from_slice(&ends.local.port().to_be_bytes());
+        space[2..4].copy_from_slice(&ends.remote.port().to_be_bytes());
+        space[8..12].copy_from_slice(&header.ack.0.to_be_bytes());
+        space[12] = u8::try_from(5 + options.len() / 4).unwrap_or(5) << 4;
+        space[13] = header.flags;
+        space[14..16].copy_from_slice(&header.window.to_be_bytes());
+        space[20..20 + options.len()].copy_from_slice(options);
+        let mut sum = ip::Sum::from(ip::pseudo_header(local, remote, ip::TCP, tcp_len));
+        sum.add(&space[..20 + options.len()]);
+        Self { bytes, len: tcp + 20 + options.len(), tcp, sum }
+    }
+
+    /// The packet of `len` bytes from `offset` in `buffer` on, which have the numbers from `seq` on.
+    pub(super) fn packet<'a>(
+        &'a mut self,
+        seq: Seq,
+        buffer: &'a Pages,
+        offset: usize,
+        len: usize,
+    ) -> Outgoing<'a> {
+        let mut sum = self.sum;
+        let seq = seq.0.to_be_bytes();
+        sum.add(&seq);
+        let mut at = 0;
+        buffer.read(offset, len, |piece| {
+            sum.add_at(at, piece);
+            at += piece.len();
+        });
+        let space = &mut self.bytes[self.tcp..];
+        space[4..8].copy_from_slice(&seq);
+        space[16..18].copy_from_slice(&sum.finish().to_be_bytes());
+        Outgoing { headers: &self.bytes[..self.len], buffer, offset, len }
+    }
+}
+
+/// An IP packet to send. Its payload is still where the connection keeps it.
+pub struct Outgoing<'a> {
+    headers: &'a [u8],
+    buffer: &'a Pages,
+    offset: usize,
+    len: usize,
+}
+
+impl Outgoing<'_> {
+    /// Puts the packet at the end of `out`.
+    pub fn append_to(&self, out: &mut Vec<u8>) {
+        out.reserve(self.headers.len() + self.len);
+        out.extend_from_slice(self.headers);
+        self.buffer.read(self.offset, self.len, |piece| out.extend_from_slice(piece));
+    }
+}
+
+/// What takes the packets of a connection, one after the other.
+pub(super) type Sink<'a> = dyn FnMut(&Outgoing<'_>) + 'a;

@@ -18,8 +18,8 @@ const HEADROOM: u32 = 16;
 pub(super) struct Tuning {
     started: Instant,
     taken: u32,
-    /// Round trip as the receiver sees it, from echoed timestamps; zero before the first.
-    pub(super) round_trip: Duration,
+    /// Round trip as the receiver sees it, from echoed timestamps, in microseconds; zero before the first.
+    round_trip: u64,
 }
 
 impl Connection {
@@ -27,8 +27,10 @@ impl Connection {
     /// slow does not need a large window (like Linux's dynamic right-sizing).
     pub(super) fn tune_receive_buffer(&mut self, now: Instant, read: u32) {
         self.tuning.taken = self.tuning.taken.saturating_add(read);
-        let known = Some(self.tuning.round_trip).filter(|time| !time.is_zero());
-        let round = known.or_else(|| self.rtt.smoothed()).unwrap_or(FIRST_ROUND);
+        let round = match self.tuning.round_trip {
+            0 => self.rtt.smoothed().unwrap_or(FIRST_ROUND),
+            known => Duration::from_micros(known),
+        };
         if now.saturating_since(self.tuning.started) < round {
             return;
         }
@@ -47,10 +49,9 @@ impl Connection {
         if millis.cast_signed() < 0 {
             return;
         }
-        let sample = Duration::from_millis(millis.max(1).into());
+        let sample = u64::from(millis.max(1)) * 1000;
         let known = self.tuning.round_trip;
-        self.tuning.round_trip =
-            if known.is_zero() || sample < known { sample } else { (known * 7 + sample) / 8 };
+        self.tuning.round_trip = if known == 0 || sample < known { sample } else { (known * 7 + sample) / 8 };
     }
 
     /// Twice the window: one for what is on the way, one for what comes next.

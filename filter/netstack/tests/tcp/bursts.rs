@@ -1,0 +1,135 @@
+//! Packets that are asked for many at a time are the ones that would have come one by one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nexodus_netstack::Instant;
+use nexodus_netstack::conn::{Connection, Settings};
+use proptest::prelude::*;
+
+use crate::link::{Host, Link, Listener, Net, Stream, client, pattern};
+
+trait HasConnection: Host {
+    fn connection(&mut self) -> Option<&mut Connection>;
+}
+
+impl HasConnection for Connection {
+    fn connection(&mut self) -> Option<&mut Connection> {
+        Some(self)
+    }
+}
+
+impl HasConnection for Listener {
+    fn connection(&mut self) -> Option<&mut Connection> {
+        self.connection.as_mut()
+    }
+}
+
+/// Asks for up to `most` packets at once.
+struct InBursts<H> {
+    host: H,
+    most: u32,
+    waiting: VecDeque<Vec<u8>>,
+    longest: u32,
+    sent: Vec<(Instant, Vec<u8>)>,
+}
+
+impl<H: HasConnection> InBursts<H> {
+    fn new(host: H, most: u32) -> Self {
+        Self { host, most, waiting: VecDeque::new(), longest: 0, sent: Vec::new() }
+    }
+}
+
+impl<H: HasConnection> Host for InBursts<H> {
+    fn handle_packet(&mut self, now: Instant, packet: &[u8]) {
+        self.host.handle_packet(now, packet);
+    }
+
+    fn poll_packet(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+        if self.waiting.is_empty()
+            && let Some(connection) = self.host.connection()
+        {
+            let waiting = &mut self.waiting;
+            let given = connection.poll_burst(now, self.most, &mut |packet| {
+                let mut bytes = Vec::new();
+                packet.append_to(&mut bytes);
+                waiting.push_back(bytes);
+            });
+            assert_eq!(given as usize, self.waiting.len());
+            self.longest = self.longest.max(given);
+        }
+        let Some(packet) = self.waiting.pop_front() else { return false };
+        self.sent.push((now, packet.clone()));
+        *out = packet;
+        true
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.host.poll_timeout()
+    }
+
+    fn send(&mut self, now: Instant, data: &[u8]) -> usize {
+        self.host.send(now, data)
+    }
+
+    fn recv(&mut self, now: Instant, out: &mut [u8]) -> usize {
+        self.host.recv(now, out)
+    }
+
+    fn finish(&mut self, now: Instant) {
+        self.host.finish(now);
+    }
+
+    fn is_over(&self) -> bool {
+        self.host.is_over()
+    }
+}
+
+type Sent = Vec<(Instant, Vec<u8>)>;
+
+/// What both ends send, and the longest burst, when they are asked for up to `most` packets at once.
+fn run(most: u32, link: Link, settings: Settings, seed: u64, len: usize) -> (Sent, Sent, u32) {
+    let settings = Arc::new(settings);
+    let a = InBursts::new(client(&settings, seed as u32), most);
+    let b = InBursts::new(Listener::new(settings, 9), most);
+    let stream = |seed| Stream { send: pattern(len, seed), finish: true, ..Stream::default() };
+    let mut net = Net::new(link, seed, a, b, [stream(seed), stream(!seed)]);
+    assert!(net.run(Duration::from_secs(3000)));
+    assert!(net.streams[1].received == net.streams[0].send);
+    (net.a.sent, net.b.sent, net.a.longest.max(net.b.longest))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn bursts_are_the_same_packets(
+        seed: u64,
+        chances in (0..2000_u64, 0..2000_u64, 0..2000_u64),
+        rate in prop_oneof![Just(0), 50_000..20_000_000_u64],
+        most in 2..80_u32,
+        [sack, timestamps, pacing] in any::<[bool; 3]>(),
+        len in 0..300_000_usize,
+    ) {
+        let (loss, reorder, duplicate) = chances;
+        let link = Link { loss, reorder, duplicate, rate, ..Link::default() };
+        let settings = Settings {
+            sack, timestamps, pacing, verify_checksums: true, syn_retries: 100, ..Settings::default()
+        };
+        let (a, b, _) = run(1, link, settings, seed, len);
+        let (a_in_bursts, b_in_bursts, _) = run(most, link, settings, seed, len);
+        prop_assert!(a == a_in_bursts);
+        prop_assert!(b == b_in_bursts);
+    }
+}
+
+#[test]
+fn a_window_leaves_in_bursts_as_long_as_asked_for() {
+    let link = Link { delay: Duration::from_millis(1), ..Link::default() };
+    let settings = Settings { verify_checksums: true, ..Settings::default() };
+    for most in [1, 7, 45] {
+        let (.., longest) = run(most, link, settings, 1, 3 << 20);
+        assert_eq!(longest, most);
+    }
+}
