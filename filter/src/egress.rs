@@ -50,7 +50,9 @@ struct EgressFilter {
 
 enum Connection {
     Open(Open),
-    /// Not opened yet, refused, or closed: nothing to do.
+    /// Not opened; the other end was told why, and closes.
+    Refused(Outcome),
+    /// Not opened yet, or closed: nothing to do.
     Closed,
 }
 
@@ -69,13 +71,22 @@ impl<ENF: EnvoyNetworkFilter> NetworkFilter<ENF> for EgressFilter {
         envoy.enable_half_close(true);
         match self.open(envoy) {
             Ok(open) => self.connection = Connection::Open(open),
-            Err(outcome) => refuse(envoy, outcome, 0),
+            Err(outcome) => self.refuse(envoy, outcome, 0),
         }
         DataStatus::StopIteration
     }
 
     fn on_read(&mut self, envoy: &mut ENF, length: usize, end_stream: bool) -> DataStatus {
-        let Connection::Open(open) = &mut self.connection else { return DataStatus::StopIteration };
+        let open = match &mut self.connection {
+            Connection::Open(open) => open,
+            Connection::Refused(outcome) => {
+                if end_stream {
+                    envoy.close_with_details(CloseType::NoFlush, outcome.reason());
+                }
+                return DataStatus::StopIteration;
+            }
+            Connection::Closed => return DataStatus::StopIteration,
+        };
         if end_stream && !open.greeted {
             // `nexodus.connect` sends nothing before the greeting, so this is Envoy giving up: its connect
             // timeout, or the client went away.
@@ -178,7 +189,7 @@ impl EgressFilter {
             Step::TookBytes => self.network.work(&open.flow),
             Step::Refused(outcome) => {
                 self.abort();
-                refuse(envoy, outcome, token);
+                self.refuse(envoy, outcome, token);
             }
             Step::Reset => {
                 self.abort();
@@ -190,6 +201,13 @@ impl EgressFilter {
                 envoy.close(CloseType::NoFlush);
             }
         }
+    }
+
+    /// Tells `nexodus.connect` why, and ends the stream. The close is left to the other end: of a connection that is closed
+    /// before Envoy has looked at it for the first time, Envoy says "Invalid argument" and does not read what was written.
+    fn refuse<ENF: EnvoyNetworkFilter>(&mut self, envoy: &mut ENF, outcome: Outcome, token: u64) {
+        self.connection = Connection::Refused(outcome);
+        envoy.write(&Greeting { outcome, token }.encode(), true);
     }
 
     /// The connection is over in Envoy: end the flow gracefully when both directions were, else reset it.
@@ -278,12 +296,6 @@ impl Open {
             }
         }
     }
-}
-
-/// Tells `nexodus.connect` why, then closes.
-fn refuse<ENF: EnvoyNetworkFilter>(envoy: &mut ENF, outcome: Outcome, token: u64) {
-    envoy.write(&Greeting { outcome, token }.encode(), false);
-    envoy.close_with_details(CloseType::FlushWrite, outcome.reason());
 }
 
 fn destination<ENF: EnvoyNetworkFilter>(envoy: &ENF) -> Option<Destination> {

@@ -14,6 +14,8 @@ use e2e::{
 
 const CONNECTIONS: usize = 200;
 const CHANGES: usize = 200;
+/// How often a dead destination comes and goes in each direction.
+const DEAD_ONES: usize = 40;
 
 /// A flag of `nexctl nexd proxy add|remove` and its rule.
 type Change = (&'static str, String);
@@ -341,6 +343,48 @@ fn a_destination_is_replaced_without_a_gap() {
             assert!(["old", "new"].contains(&page.expect("a page all the time").as_str()));
         }
     });
+}
+
+#[test]
+fn a_dead_destination_comes_and_goes_and_no_client_sees_it() {
+    let products = need!(products());
+    let server = Server::local(http("alive"));
+    let identity = Identity::new(1);
+    let [port, closed]: [u16; 2] = free_ports();
+    let node = Node::with(&products, &identity)
+        .ingress(format!("tcp:80:{}", server.address()))
+        .egress(format!("tcp:{port}:{}:80", identity.v4))
+        .start();
+    let dead = [
+        ("--ingress", format!("tcp:80:127.0.0.1:{closed}")),
+        ("--egress", format!("tcp:{port}:{}:9", identity.v4)),
+    ];
+    let stop = AtomicBool::new(false);
+    let served = thread::scope(|scope| {
+        let clients = [(); 4].map(|()| {
+            scope.spawn(|| -> io::Result<u64> {
+                let mut served = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    assert_eq!(http_get(port)?, "alive");
+                    served += 1;
+                }
+                Ok(served)
+            })
+        });
+        let end = Stop(&stop);
+        for (direction, rule) in [&dead[0], &dead[1]].repeat(DEAD_ONES) {
+            node.nexctl_ok(&["proxy", "add", direction, rule]);
+            node.nexctl_ok(&["proxy", "remove", direction, rule]);
+        }
+        drop(end);
+        clients.map(|client| match client.join().expect("a client") {
+            Ok(served) => served,
+            Err(error) => panic!("a client was not served: {error}\n{}", unserved(&[&node])),
+        })
+    });
+    let served: u64 = served.iter().sum();
+    measured(&format!("{} dead destinations came and went under {served} clients", 2 * DEAD_ONES));
+    assert!(served > DEAD_ONES as u64);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use e2e::{
 };
 
 /// The default connect timeout of the overlay.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const AT_ONCE: usize = 32;
 
 /// A node whose peer runs one server at overlay port 8080 and refuses every other port.
@@ -75,6 +75,27 @@ fn a_refusing_overlay_destination_ends_the_client_at_once() {
     }
     assert_eq!(node.admin().stat(&format!("cluster.egress/tcp/{port}.upstream_cx_connect_timeout")), 0);
     assert!(node.admin().stat(&format!("cluster.egress/tcp/{port}.upstream_cx_connect_fail")) >= 2);
+}
+
+#[test]
+fn every_refusal_has_its_reason() {
+    let products = need!(products());
+    let overlay = Overlay::new(&products);
+    let (node, port) = overlay.node(&products, &[overlay.refusing(9)]);
+    // Many at once: a refusal can come before Envoy has looked at the connection that it belongs to.
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    let _ = read_end(&mut connect((Ipv4Addr::LOCALHOST, port)).expect("Envoy accepts"));
+                }
+            });
+        }
+    });
+    let log = node.access_log(&format!("egress/tcp/{port}"), AT_ONCE * 20);
+    for line in &log {
+        assert!(line.contains("refused"), "not the reason: {line}");
+    }
 }
 
 #[test]
@@ -156,6 +177,22 @@ fn two_of_three_destinations_blackholed_no_client_sees_it() {
     let overlay = Overlay::new(&products);
     let to = [overlay.blackholed(9), overlay.blackholed(10), overlay.alive()];
     everybody_is_served(&overlay, &products, &to, "two blackholed");
+}
+
+#[test]
+fn a_client_alone_finds_the_one_destination_of_five_that_is_not_blackholed() {
+    let products = need!(products());
+    let overlay = Overlay::new(&products);
+    let mut to = [9, 10, 11, 12].map(|port| overlay.blackholed(port)).to_vec();
+    to.push(overlay.alive());
+    let (_node, port) = overlay.node(&products, &to);
+    // Whichever comes first: each new client starts with the next one of those that are not left out.
+    let start = Instant::now();
+    assert_eq!(http_get(port).expect("no client sees a dead destination"), "alive");
+    measured(&format!(
+        "four of five blackholed, one client: served after {:.1} s",
+        start.elapsed().as_secs_f64()
+    ));
 }
 
 #[test]

@@ -128,12 +128,27 @@ impl FromStr for Version {
     }
 }
 
+/// The content of one resource.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Content {
+    /// The message.
+    pub body: Any,
+    /// See [`Resource::room`].
+    pub room: u32,
+}
+
+impl From<Any> for Content {
+    fn from(body: Any) -> Self {
+        Self { body, room: 0 }
+    }
+}
+
 /// One resource.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resource {
     name: String,
     version: Version,
-    body: Any,
+    content: Content,
 }
 
 impl Resource {
@@ -152,7 +167,14 @@ impl Resource {
     /// The message.
     #[must_use]
     pub const fn body(&self) -> &Any {
-        &self.body
+        &self.content.body
+    }
+
+    /// How many destinations the resource is made for, in a unit of its own; 0 when it does not depend on them. What has more room
+    /// than a client's version comes before the destinations, what has less after them.
+    #[must_use]
+    pub const fn room(&self) -> u32 {
+        self.content.room
     }
 }
 
@@ -182,12 +204,13 @@ impl Snapshot {
     }
 }
 
-impl FromIterator<(ResourceName, Any)> for Snapshot {
-    fn from_iter<I: IntoIterator<Item = (ResourceName, Any)>>(resources: I) -> Self {
+impl<C: Into<Content>> FromIterator<(ResourceName, C)> for Snapshot {
+    fn from_iter<I: IntoIterator<Item = (ResourceName, C)>>(resources: I) -> Self {
         let mut types: [BTreeMap<String, Arc<Resource>>; 4] = Default::default();
-        for (ResourceName { kind, name }, body) in resources {
-            let version = Version::of([body.type_url.as_bytes(), body.value.as_slice()]);
-            types[kind as usize].insert(name.clone(), Arc::new(Resource { name, version, body }));
+        for (ResourceName { kind, name }, content) in resources {
+            let content: Content = content.into();
+            let version = Version::of([content.body.type_url.as_bytes(), content.body.value.as_slice()]);
+            types[kind as usize].insert(name.clone(), Arc::new(Resource { name, version, content }));
         }
         Self { types: Arc::new(types) }
     }

@@ -12,6 +12,8 @@
 //! * **Make before break.** Clusters, their endpoints, then listeners, then what listeners refer to; listeners go before
 //!   their clusters. A new listener waits until the client has accepted the clusters: Envoy does so when they are warm,
 //!   that is, when they have their endpoints and their names are looked up.
+//! * **Room for the destinations there are.** An extension configuration that is made for more destinations than the client's
+//!   ([`Resource::room`](crate::snapshot::Resource::room)) comes before them, one that is made for fewer when they have gone.
 //! * **Bounded.** The types are four, the names of a subscription at most [`MAX_NAMES`].
 
 mod delta;

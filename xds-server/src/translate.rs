@@ -34,7 +34,7 @@ use envoy_types::{
             AggregatedConfigSource, ApiVersion, ConfigSource, TcpKeepalive,
             config_source::ConfigSourceSpecifier,
         },
-        google::protobuf::{self, Any, UInt32Value},
+        google::protobuf::{self, UInt32Value},
     },
     util::pack_any,
 };
@@ -42,7 +42,7 @@ use envoy_types::{
 use crate::{
     names::{ResolvedNames, lookup::OverlayServer},
     rules::{Protocol, Rule, RuleKey, RuleSet, connect_timeout},
-    snapshot::{ResourceName, ResourceType, Snapshot},
+    snapshot::{Content, ResourceName, ResourceType, Snapshot},
 };
 
 /// What the resources depend on besides the rules.
@@ -67,12 +67,16 @@ pub struct Settings {
     pub ipv6: bool,
 }
 
+/// How long one attempt to reach one destination may take, when nobody says otherwise. Two SYNs fit into it, and five
+/// attempts into the 10 s that a client waits: with one destination alive, four others may be silent.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             network: envoy_config::DEFAULT_NETWORK.to_owned(),
             runtime_dir: PathBuf::from("/run/nexd"),
-            connect_timeout: Duration::from_secs(5),
+            connect_timeout: CONNECT_TIMEOUT,
             udp_idle_timeout: envoy_config::Limits::default().udp_idle(),
             access_log: AccessLog::Stdout,
             peers: None,
@@ -141,35 +145,32 @@ pub fn translate(
         return Err(TranslateError::UdpIdleTimeout);
     }
     let mut resources = Vec::new();
-    let mut add = |kind, name: &str, body: Any| resources.push((ResourceName::new(kind, name), body));
+    let mut add =
+        |kind, name: &str, content: Content| resources.push((ResourceName::new(kind, name), content));
 
     let tunnel = settings.tunnel_name();
     let loopback = udp::Loopback::new(rules, settings);
     add(ResourceType::ExtensionConfig, &tunnel, listener::tunnel_filter(settings, loopback.relays(names))?);
-    add(ResourceType::Listener, &tunnel, pack_any(listener::tunnel(settings)));
+    add(ResourceType::Listener, &tunnel, content(listener::tunnel(settings)));
     for OverlayServer { server, relay } in loopback.dns() {
         let name = dns::name(server);
-        add(ResourceType::Listener, &name, pack_any(dns::listener(server, relay)));
-        add(ResourceType::Cluster, &name, pack_any(dns::cluster(server, settings)));
+        add(ResourceType::Listener, &name, content(dns::listener(server, relay)));
+        add(ResourceType::Cluster, &name, content(dns::cluster(server, settings)));
     }
     for (key, rules) in rules.by_key() {
         let name = key.to_string();
         match key.protocol {
             Protocol::Tcp => {
-                add(ResourceType::Listener, &name, pack_any(listener::listener(key, &rules, settings)?));
+                add(ResourceType::Listener, &name, content(listener::listener(key, &rules, settings)?));
                 add(ResourceType::ExtensionConfig, &name, listener::tcp_proxy(key, &rules, names));
             }
             Protocol::Udp => {
-                add(ResourceType::Listener, &name, pack_any(loopback.listener(key, settings)?));
+                add(ResourceType::Listener, &name, content(loopback.listener(key, settings)?));
             }
         }
-        add(
-            ResourceType::Cluster,
-            &name,
-            pack_any(cluster::cluster(key, &rules, names, settings, &loopback)),
-        );
+        add(ResourceType::Cluster, &name, content(cluster::cluster(key, &rules, names, settings, &loopback)));
         if let Some(endpoints) = cluster::endpoints(key, &rules, names, settings, &loopback) {
-            add(ResourceType::Endpoints, &name, pack_any(endpoints));
+            add(ResourceType::Endpoints, &name, content(endpoints));
         }
     }
     Ok(resources.into_iter().collect())
@@ -238,6 +239,10 @@ fn duration(duration: Duration) -> protobuf::Duration {
         seconds: duration.as_secs().try_into().unwrap_or(i64::MAX),
         nanos: duration.subsec_nanos().try_into().unwrap_or(0),
     }
+}
+
+fn content(message: impl prost::Name) -> Content {
+    pack_any(message).into()
 }
 
 fn utf8(path: &Path) -> Result<String, TranslateError> {

@@ -95,8 +95,8 @@ pub struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     pub drain_time: Duration,
 
-    /// How long one attempt to reach a destination may take
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::parse)]
+    /// How long one attempt to reach a destination may take, of the 10 s in which a client needs one
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration::parse)]
     pub connect_timeout: Duration,
 
     /// A UDP flow ends after this time without a datagram in either direction

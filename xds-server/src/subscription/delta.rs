@@ -40,12 +40,15 @@ struct Type {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
+    /// Updates with more room for destinations.
+    Grow(ResourceType),
     Update(ResourceType),
     Remove(ResourceType),
 }
 
 /// Make before break. A listener goes before the one that takes its address comes.
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
+    Step::Grow(ResourceType::ExtensionConfig),
     Step::Update(ResourceType::Cluster),
     Step::Update(ResourceType::Endpoints),
     Step::Remove(ResourceType::Listener),
@@ -89,7 +92,7 @@ impl Subscription for Delta {
         let step = STEPS.into_iter().find(|step| self.is_due(*step))?;
         self.nonce += 1;
         Some(match step {
-            Step::Update(kind) => self.update(kind),
+            Step::Grow(kind) | Step::Update(kind) => self.update(kind),
             Step::Remove(kind) => {
                 self.response(kind, Vec::new(), |ledger, nonce| ledger.send_removals(nonce))
             }
@@ -192,16 +195,22 @@ impl Delta {
 
     fn is_due(&self, step: Step) -> bool {
         let ledger = |kind| &self.types[kind as usize].ledger;
-        let (Step::Update(kind) | Step::Remove(kind)) = step;
+        let (Step::Grow(kind) | Step::Update(kind) | Step::Remove(kind)) = step;
         let has_something = match step {
+            Step::Grow(_) => ledger(kind).has_growth(),
             Step::Update(_) => ledger(kind).has_updates() || self.types[kind as usize].first_is_due,
             Step::Remove(_) => ledger(kind).has_removals(),
         };
         let clusters = ledger(ResourceType::Cluster);
         let listeners = ledger(ResourceType::Listener);
         let waits = match step {
-            // Endpoints wait for nothing: Envoy accepts clusters only when it has their endpoints.
-            Step::Update(ResourceType::Listener) => {
+            // Clusters and endpoints wait for no answer about each other: Envoy accepts clusters only when it has their
+            // endpoints.
+            Step::Update(ResourceType::Cluster | ResourceType::Endpoints) => {
+                ledger(ResourceType::ExtensionConfig).has_growth()
+            }
+            // What has less room counts when the destinations are gone.
+            Step::Update(ResourceType::Listener | ResourceType::ExtensionConfig) => {
                 clusters.is_waiting() || ledger(ResourceType::Endpoints).is_waiting()
             }
             Step::Remove(ResourceType::Cluster) => {

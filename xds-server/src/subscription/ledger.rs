@@ -16,6 +16,8 @@ pub(super) struct Ledger {
     entries: BTreeMap<String, Entry>,
     /// Resources that the client has to get.
     updates: BTreeSet<String>,
+    /// The same of those that have more room than what the client was told.
+    growth: BTreeSet<String>,
     /// Resources that the client has to drop.
     removals: BTreeSet<String>,
     in_flight: Option<InFlight>,
@@ -29,6 +31,8 @@ pub(super) struct Ledger {
 struct Entry {
     /// None: the client may have any version, or none.
     version: Option<Version>,
+    /// Of this version; 0 when it is not known.
+    room: u32,
     verdict: Verdict,
 }
 
@@ -63,6 +67,7 @@ impl Default for Ledger {
         Self {
             entries: BTreeMap::new(),
             updates: BTreeSet::new(),
+            growth: BTreeSet::new(),
             removals: BTreeSet::new(),
             in_flight: None,
             nonce: String::new(),
@@ -77,7 +82,12 @@ impl Ledger {
     }
 
     pub(super) fn has_updates(&self) -> bool {
-        !self.updates.is_empty()
+        !self.updates.is_empty() || self.has_growth()
+    }
+
+    /// Whether something has to come before the destinations.
+    pub(super) fn has_growth(&self) -> bool {
+        !self.growth.is_empty()
     }
 
     pub(super) fn has_removals(&self) -> bool {
@@ -93,7 +103,7 @@ impl Ledger {
             (None, None) => Verdict::Accepted,
             (Some(wanted), Some(entry)) if entry.version == Some(wanted) => entry.verdict.clone(),
             // A removal that went down with the whole response.
-            (None, Some(Entry { verdict: Verdict::Rejected(detail), version: None })) => {
+            (None, Some(Entry { verdict: Verdict::Rejected(detail), version: None, .. })) => {
                 Verdict::Rejected(detail.clone())
             }
             _ => Verdict::Pending,
@@ -113,14 +123,14 @@ impl Ledger {
 
     /// The client says by itself that it has this.
     pub(super) fn claim(&mut self, name: String, version: Option<Version>) {
-        self.entries.insert(name, Entry { version, verdict: Verdict::Accepted });
+        self.entries.insert(name, Entry { version, room: 0, verdict: Verdict::Accepted });
     }
 
     /// The client may have this, or have lost it: it is sent again, or removed.
     pub(super) fn doubt(&mut self, name: &str, wanted: Option<&Arc<Resource>>) {
         let may_have = |in_flight: &InFlight| in_flight.updates.contains_key(name);
         if self.entries.contains_key(name) || self.in_flight.as_ref().is_some_and(may_have) {
-            self.entries.insert(name.to_owned(), Entry { version: None, verdict: Verdict::Pending });
+            self.entries.insert(name.to_owned(), Entry { version: None, room: 0, verdict: Verdict::Pending });
         }
         self.reconcile(name, wanted);
     }
@@ -128,16 +138,23 @@ impl Ledger {
     /// The client wants no news of this.
     pub(super) fn forget(&mut self, name: &str) {
         self.entries.remove(name);
-        self.updates.remove(name);
-        self.removals.remove(name);
+        for set in [&mut self.updates, &mut self.growth, &mut self.removals] {
+            set.remove(name);
+        }
     }
 
     /// Compares what the client was told with what it should have.
     pub(super) fn reconcile(&mut self, name: &str, wanted: Option<&Arc<Resource>>) {
         let told = self.entries.get(name);
         let update = wanted.is_some_and(|r| told.is_none_or(|entry| entry.version != Some(r.version())));
+        let growth = update && wanted.map_or(0, |r| r.room()) > told.map_or(0, |entry| entry.room);
         let removal = wanted.is_none() && told.is_some();
-        for (set, is_member) in [(&mut self.updates, update), (&mut self.removals, removal)] {
+        let sets = [
+            (&mut self.updates, update && !growth),
+            (&mut self.growth, growth),
+            (&mut self.removals, removal),
+        ];
+        for (set, is_member) in sets {
             if !is_member {
                 set.remove(name);
             } else if !set.contains(name) {
@@ -146,15 +163,17 @@ impl Ledger {
         }
     }
 
-    /// As many updates as the next response may hold. They wait for an answer from now on.
+    /// As many updates as the next response may hold: those with more room, or any when there are none. They wait for an
+    /// answer from now on.
     pub(super) fn send_updates<'a>(
         &mut self,
         nonce: u64,
         wanted: impl Fn(&str) -> Option<&'a Arc<Resource>>,
     ) -> Vec<Arc<Resource>> {
         let mut resources = Vec::new();
+        let due = if self.growth.is_empty() { &mut self.updates } else { &mut self.growth };
         while resources.len() < self.batch
-            && let Some(name) = self.updates.pop_first()
+            && let Some(name) = due.pop_first()
         {
             resources.extend(wanted(&name).cloned());
         }
@@ -189,11 +208,12 @@ impl Ledger {
 
     fn send(&mut self, nonce: u64, updates: &[Arc<Resource>], removals: Vec<String>) {
         for resource in updates {
-            let entry = Entry { version: Some(resource.version()), verdict: Verdict::Pending };
+            let version = Some(resource.version());
+            let entry = Entry { version, room: resource.room(), verdict: Verdict::Pending };
             self.entries.insert(resource.name().to_owned(), entry);
         }
         for name in &removals {
-            self.entries.insert(name.clone(), Entry { version: None, verdict: Verdict::Pending });
+            self.entries.insert(name.clone(), Entry { version: None, room: 0, verdict: Verdict::Pending });
         }
         let updates = updates.iter().map(|r| (r.name().to_owned(), r.version())).collect();
         self.in_flight = Some(InFlight { updates, removals });

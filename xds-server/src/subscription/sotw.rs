@@ -51,7 +51,8 @@ struct Type {
     dirty: bool,
 }
 
-/// Make before break; the second look at the clusters is for those that waited for the listeners.
+/// Make before break, after what has more room for destinations. The second look at the clusters is for those that waited for
+/// the listeners.
 const STEPS: [ResourceType; 5] = [
     ResourceType::Cluster,
     ResourceType::Endpoints,
@@ -123,7 +124,9 @@ impl Subscription for StateOfTheWorld {
                 nonce: nonce.to_string(),
                 ..Default::default()
             };
-        for kind in STEPS {
+        let extensions = &self.types[ResourceType::ExtensionConfig as usize].ledger;
+        let growth = extensions.has_growth().then_some(ResourceType::ExtensionConfig);
+        for kind in growth.into_iter().chain(STEPS) {
             if self.must_wait(kind) {
                 continue;
             }
@@ -222,9 +225,15 @@ impl StateOfTheWorld {
 
     fn must_wait(&self, kind: ResourceType) -> bool {
         let is_waiting = |kind| self.types[kind as usize].ledger.is_waiting();
+        let extensions = &self.types[ResourceType::ExtensionConfig as usize].ledger;
+        let destinations_wait = is_waiting(ResourceType::Cluster) || is_waiting(ResourceType::Endpoints);
         is_waiting(kind)
-            || (kind == ResourceType::Listener
-                && (is_waiting(ResourceType::Cluster) || is_waiting(ResourceType::Endpoints)))
+            || match kind {
+                ResourceType::Cluster | ResourceType::Endpoints => extensions.has_growth(),
+                ResourceType::Listener => destinations_wait,
+                // What has less room counts when the destinations are gone.
+                ResourceType::ExtensionConfig => destinations_wait && !extensions.has_growth(),
+            }
     }
 
     /// The next response of a type of which every response holds everything, if it differs from the latest.

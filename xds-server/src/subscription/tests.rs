@@ -13,6 +13,7 @@ use super::*;
 
 mod delta;
 mod model;
+mod room;
 mod sotw;
 
 const CDS: ResourceType = ResourceType::Cluster;

@@ -47,6 +47,7 @@ use super::{
 use crate::{
     names::ResolvedNames,
     rules::{Direction, Rule, RuleKey},
+    snapshot::Content,
 };
 
 /// The queue of connections that Envoy has not accepted yet; upstream's number. The kernel caps it at `somaxconn`.
@@ -104,14 +105,15 @@ fn deadline(name: &str, rules: &[&Rule], settings: &Settings) -> Result<Filter, 
 }
 
 /// The configuration of a listener's `tcp_proxy`.
-pub(super) fn tcp_proxy(key: RuleKey, rules: &[&Rule], names: &ResolvedNames) -> Any {
+pub(super) fn tcp_proxy(key: RuleKey, rules: &[&Rule], names: &ResolvedNames) -> Content {
     let name = key.to_string();
-    extension(
+    let attempts = max_connect_attempts(key, rules, names);
+    let body = extension(
         &name,
         pack_any(TcpProxy {
             stat_prefix: name.clone(),
             cluster_specifier: Some(ClusterSpecifier::Cluster(name.clone())),
-            max_connect_attempts: uint32(max_connect_attempts(key, rules, names)),
+            max_connect_attempts: uint32(attempts),
             backoff_options: Some(BackoffStrategy {
                 base_interval: Some(duration(RETRY_PAUSE)),
                 max_interval: Some(duration(RETRY_PAUSE * 8)),
@@ -120,7 +122,9 @@ pub(super) fn tcp_proxy(key: RuleKey, rules: &[&Rule], names: &ResolvedNames) ->
             idle_timeout: Some(protobuf::Duration::default()),
             ..Default::default()
         }),
-    )
+    );
+    // A client needs more attempts before there are more destinations.
+    Content { body, room: attempts }
 }
 
 /// How often one connection tries to reach a host before its client is turned away.
@@ -168,12 +172,18 @@ pub(super) fn tunnel(settings: &Settings) -> Listener {
 }
 
 /// The configuration of the internal listener's filter: the network, and its peers when they arrive this way.
-pub(super) fn tunnel_filter(settings: &Settings, udp_relays: Vec<UdpRelay>) -> Result<Any, TranslateError> {
+pub(super) fn tunnel_filter(
+    settings: &Settings,
+    udp_relays: Vec<UdpRelay>,
+) -> Result<Content, TranslateError> {
     let name = settings.tunnel_name();
+    // A relay is there before Envoy has a destination behind it.
+    let room = udp_relays.len().try_into().unwrap_or(u32::MAX);
     let config =
         EgressConfig { network: settings.network.clone(), peers: settings.peers.clone(), udp_relays };
     config.validate().map_err(|reason| TranslateError::Invalid { name: name.clone(), reason })?;
-    Ok(extension(&name, pack_any(module::network_filter("nexodus.egress", &config, true))))
+    let body = extension(&name, pack_any(module::network_filter("nexodus.egress", &config, true)));
+    Ok(Content { body, room })
 }
 
 fn ingress_config(key: RuleKey, settings: &Settings) -> Result<IngressConfig, ConfigError> {

@@ -72,7 +72,7 @@ fn a_weight_is_a_matter_of_the_endpoints_and_a_timeout_of_the_cluster() {
         };
         let plain = snapshot("");
         assert_eq!(changed(&plain, &snapshot(",weight=3")), [format!("endpoints {name}")]);
-        assert_eq!(changed(&plain, &snapshot(",connect-timeout=2s")), [format!("cluster {name}")]);
+        assert_eq!(changed(&plain, &snapshot(",connect-timeout=3s")), [format!("cluster {name}")]);
         assert_eq!(changed(&plain, &snapshot(",connect-timeout=10s")), [format!("cluster {name}")]);
         // Longer than a client waits for all attempts: then the listener's deadline is longer too.
         let longer = [format!("cluster {name}"), format!("listener {name}")];
@@ -87,7 +87,8 @@ fn a_health_check_is_as_short_as_its_interval_and_an_attempt_and_never_long() {
     for direction in [Direction::Egress, Direction::Ingress] {
         for (options, expected) in [
             ("health-check=2s", 2),
-            ("health-check=60m", 5),
+            ("health-check=60m", 2),
+            ("health-check=1s", 1),
             ("health-check=60s,connect-timeout=3s", 3),
             ("health-check=60s,connect-timeout=60s", 5),
         ] {
@@ -279,4 +280,21 @@ fn what_the_module_would_refuse_is_refused_here() {
     assert!(too_long.starts_with("ingress/tcp/65535: limit_ms"), "{too_long}");
     let network = error(Settings { network: "a b".to_owned(), ..Settings::default() });
     assert!(network.starts_with("tunnel/a b: network"), "{network}");
+}
+
+#[test]
+fn what_depends_on_the_number_of_destinations_says_so() {
+    let room = |rules_of: &[(Direction, &str)], name: &str| {
+        let snapshot = translate(&rules(rules_of), &ResolvedNames::default(), &Settings::default()).unwrap();
+        snapshot.get(ResourceType::ExtensionConfig, name).unwrap().room()
+    };
+    let (one, two) =
+        ((Direction::Egress, "tcp:80:100.64.0.2:80"), (Direction::Egress, "tcp:80:100.64.0.3:80"));
+    assert_eq!(room(&[one], "egress/tcp/80"), 1);
+    assert_eq!(room(&[one, two], "egress/tcp/80"), 4);
+    assert_eq!(room(&[(Direction::Ingress, "tcp:80:a-name:80")], "ingress/tcp/80"), 4);
+    let (one, two) =
+        ((Direction::Egress, "udp:53:100.64.0.2:53"), (Direction::Egress, "udp:53:100.64.0.3:53"));
+    assert_eq!(room(&[one], "tunnel/default"), 1);
+    assert_eq!(room(&[one, two], "tunnel/default"), 2);
 }

@@ -332,10 +332,13 @@ fn what_changes_while_an_answer_is_awaited_is_sent_after_it() {
     client.stream.handle_snapshot(rules(&["a", "b"], "1"));
     client.stream.handle_snapshot(rules(&["a", "b", "c"], "3"));
     client.accept(EDS, &[("a", "3"), ("b", "3")], &[]);
-    client.accept(ECDS, &[("a", "3"), ("b", "3")], &[]);
     client.expect_nothing();
     client.answer(CDS, &nonce, None);
     client.accept(CDS, &[("a", "3"), ("b", "3"), ("c", "3")], &[]);
+    // Clusters that are made anew.
+    client.accept(EDS, &[("a", "3"), ("b", "3")], &[]);
+    client.accept(LDS, &[("a", "3"), ("b", "3"), ("c", "3")], &[]);
+    client.accept(ECDS, &[("a", "3"), ("b", "3")], &[]);
 }
 
 #[test]

@@ -42,15 +42,15 @@ fn is_bad(content: &str) -> bool {
 
 /// What a client has of one type.
 #[derive(Clone, Debug, Default)]
-struct Have {
-    contents: BTreeMap<String, String>,
+pub(super) struct Have {
+    pub(super) contents: BTreeMap<String, String>,
     /// The versions that it would claim after a reconnect, and their contents (delta).
     versions: BTreeMap<String, (String, String)>,
     names: BTreeSet<String>,
 }
 
 /// The client's side of a protocol.
-trait Client: Default {
+pub(super) trait Client: Default {
     type Stream: Subscription + Default;
     /// The first requests of a stream.
     fn connect(&mut self) -> Vec<<Self::Stream as Subscription>::Request>;
@@ -65,7 +65,7 @@ trait Client: Default {
 }
 
 #[derive(Debug, Default)]
-struct SotwClient {
+pub(super) struct SotwClient {
     have: [Have; 4],
     nonces: [String; 4],
 }
@@ -136,7 +136,7 @@ fn toggle(have: &mut Have, name: &str) -> bool {
 }
 
 #[derive(Debug, Default)]
-struct DeltaClient {
+pub(super) struct DeltaClient {
     have: [Have; 4],
 }
 
@@ -219,22 +219,22 @@ impl Client for DeltaClient {
 }
 
 /// A client, a stream, and the two queues between them.
-struct Rig<C: Client> {
-    client: C,
-    stream: C::Stream,
+pub(super) struct Rig<C: Client> {
+    pub(super) client: C,
+    pub(super) stream: C::Stream,
     published: Option<World>,
     to_client: VecDeque<<C::Stream as Subscription>::Response>,
-    to_server: VecDeque<<C::Stream as Subscription>::Request>,
+    pub(super) to_server: VecDeque<<C::Stream as Subscription>::Request>,
 }
 
 impl<C: Client> Rig<C> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut client = C::default();
         let to_server = client.connect().into();
         Self { client, stream: C::Stream::default(), published: None, to_client: VecDeque::new(), to_server }
     }
 
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         while let Some(response) = self.stream.poll_response() {
             self.to_client.push_back(response);
         }
@@ -242,14 +242,14 @@ impl<C: Client> Rig<C> {
         assert!(self.to_client.len() <= 4);
     }
 
-    fn deliver(&mut self) -> bool {
+    pub(super) fn deliver(&mut self) -> bool {
         let Some(response) = self.to_client.pop_front() else { return false };
         let request = self.client.receive(response);
         self.to_server.push_back(request);
         true
     }
 
-    fn reply(&mut self) -> bool {
+    pub(super) fn reply(&mut self) -> bool {
         let Some(request) = self.to_server.pop_front() else { return false };
         self.stream.handle_request(request).unwrap();
         self.flush();
@@ -287,7 +287,7 @@ impl<C: Client> Rig<C> {
         }
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..PATIENCE {
             if !self.deliver() && !self.reply() {
                 return;
