@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod ci;
 mod demo;
+mod fuzz;
 mod run;
 mod setup;
 mod test;
@@ -44,6 +45,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run the fuzzer on the network stack (`filter/netstack/fuzz`); `test` replays what it has collected.
+    Fuzz(fuzz::Arguments),
     /// Get what the tests and the demo need: Envoy, and as root the packages of the namespace tests.
     Setup,
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::Test { arguments } => test::run(&arguments),
         Task::Ci { checks_only } => ci::run(checks_only),
         Task::Bench { arguments } => bench::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Setup => setup::envoy().and_then(|_| setup::packages().map(|_| ())),
     };
     match outcome {

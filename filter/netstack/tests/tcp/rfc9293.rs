@@ -1,7 +1,10 @@
 //! RFC 9293: TCP.
 
-use nexodus_netstack::conn::{End, State};
+use std::sync::Arc;
 
+use nexodus_netstack::conn::{Connection, End, State};
+
+use crate::link::START;
 use crate::script::{OURS, Peer, Script, THEIRS, unpaced};
 use crate::wire::{ACK, FIN, PSH, RST, SYN, Seg};
 
@@ -291,4 +294,78 @@ fn c18_an_opening_rst_and_bytes_with_the_acknowledgement() {
     script.give(Seg { seq: THEIRS, ack: OURS + 1, flags: SYN | ACK, window: 1000, ..Seg::default() });
     script.expect_ack(0);
     assert_eq!(script.state(), State::Established);
+}
+
+/// 19. Section 3.8.3: a peer that answers and never acknowledges does not keep the connection.
+#[test]
+fn c19_answers_are_no_acknowledgements() {
+    let mut script = Script::plain();
+    script.send(10);
+    for _ in 0..199 {
+        script.wait(1000);
+        script.acked(0);
+    }
+    assert_eq!(script.end(), None);
+    script.wait(1000);
+    assert_eq!(script.end(), Some(End::TimedOut));
+}
+
+/// 20. Section 3.8.6.1: a peer that keeps its window closed does, as long as it answers.
+#[test]
+fn c20_a_window_that_stays_closed() {
+    let mut script = Script::plain();
+    script.send(10);
+    script.skip();
+    for _ in 0..1000 {
+        script.give(Seg { window: 0, ..script.ack(0, 0) });
+        script.wait(1000);
+    }
+    assert_eq!(script.end(), None);
+    script.wait(200_000);
+    assert_eq!(script.end(), Some(End::TimedOut));
+}
+
+/// 21. Section 3.10.7.4: the FIN that comes in order is the peer's, whatever came ahead of it.
+#[test]
+fn c21_a_fin_ahead_of_the_peers() {
+    let mut script = Script::plain();
+    script.give(Seg { flags: FIN | ACK, data: vec![b'y'; 100], ..script.ack(0, 5000) });
+    script.expect_ack(0);
+    script.give(script_data(&script, 0, 1000));
+    script.skip();
+    script.give(Seg { flags: FIN | ACK, ..script_data(&script, 1000, 500) });
+    assert_eq!(script.expect("an acknowledgement").ack, THEIRS + 1 + 1500 + 1);
+    assert_eq!((script.state(), script.read(10_000)), (State::CloseWait, 1500));
+}
+
+/// 22. Section 3.8.6: the window counts from the acknowledgement beside it, also in a segment that repeats old bytes.
+#[test]
+fn c22_the_window_of_a_repeated_segment() {
+    let mut script = Script::plain();
+    script.send(8000);
+    script.skip();
+    let ahead = script_data(&script, 1000, 500);
+    script.give(ahead);
+    script.give(Seg { ack: OURS + 1 + 8000, window: 8, ..script_data(&script, 0, 1000) });
+    script.skip();
+    script.send(8000);
+    script.expect_data(8000, 1000);
+    script.quiet();
+}
+
+/// 23. Section 3.10.7.3: what was not sent yet cannot be acknowledged, not even by who has guessed its number.
+#[test]
+fn c23_an_acknowledgement_before_the_syn() {
+    let ends = ("100.64.0.1:40000".parse().unwrap(), "100.64.0.2:80".parse().unwrap());
+    let mut conn = Connection::connect(Arc::new(unpaced()), START, ends, OURS, 0);
+    let guess = Seg { seq: THEIRS, ack: OURS + 1, flags: SYN | ACK, window: 1000, ..Seg::default() };
+    conn.handle_packet(START, &guess.packet((2, 80), (1, 40_000)));
+    assert_eq!((conn.state(), conn.counters().bad_acks), (State::SynSent, 1));
+
+    let syn = Seg { flags: SYN, ack: 0, ..guess.clone() };
+    let mut conn =
+        Connection::accept(Arc::new(unpaced()), START, &syn.packet((2, 80), (1, 40_000)), OURS, 0).unwrap();
+    let guess = Seg { seq: THEIRS + 1, flags: ACK, ..guess };
+    conn.handle_packet(START, &guess.packet((2, 80), (1, 40_000)));
+    assert_eq!((conn.state(), conn.counters().bad_acks), (State::SynReceived, 1));
 }

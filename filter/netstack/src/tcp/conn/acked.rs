@@ -103,7 +103,9 @@ impl Connection {
     }
 
     pub(super) fn update_window(&mut self, segment: &Segment<'_>) {
-        let newer = segment.seq.is_after(self.wl1)
+        // One that acknowledges more is newer than all before, also when it repeats old bytes: the window counts from there.
+        let newer = segment.ack.is_after(self.una)
+            || segment.seq.is_after(self.wl1)
             || (segment.seq == self.wl1 && !segment.ack.is_before(self.wl2))
             // A window that grows is welcome in any order.
             || (segment.ack == self.una && u32::from(segment.window) << self.shift > self.wnd);

@@ -73,7 +73,7 @@ impl Connection {
             return;
         }
         if self.stage == Stage::SynReceived && segment.is_syn() && segment.seq + 1 == self.rcv.nxt {
-            if segment.is_ack() && segment.ack == self.nxt && self.nxt != self.una {
+            if segment.is_ack() && self.acknowledges_syn(segment) {
                 // The end of a simultaneous open.
                 self.establish(now, segment);
                 self.update_window(segment);
@@ -102,8 +102,9 @@ impl Connection {
             let near = !segment.seq.is_before(self.rcv.nxt.back(self.rcv.limit))
                 && segment.seq.beyond(self.rcv.nxt) <= self.rcv.limit;
             if self.stage == Stage::Open && near && segment.is_ack() && !segment.is_syn() {
-                self.timers.answered(now, self.board.is_empty());
+                let before = self.una;
                 self.take_acknowledgement(now, segment, true);
+                self.answered(now, before);
                 self.close_when_complete(now);
             }
             return;
@@ -126,20 +127,21 @@ impl Connection {
             return;
         }
         if self.stage == Stage::SynReceived {
-            if segment.ack != self.iss + 1 {
+            if !self.acknowledges_syn(segment) {
                 self.counters.bad_acks += 1;
                 self.timers.stray_reset = Some(segment.ack);
                 return;
             }
             self.establish(now, segment);
         }
+        let before = self.una;
         if !self.take_acknowledgement(now, segment, false) {
             return;
         }
         if !segment.payload.is_empty() || segment.is_fin() {
             self.take_bytes(now, segment);
         }
-        self.timers.answered(now, self.board.is_empty());
+        self.answered(now, before);
         self.close_when_complete(now);
     }
 

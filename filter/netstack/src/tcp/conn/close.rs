@@ -57,7 +57,7 @@ impl Connection {
         // What has arrived can still be read; what was to be sent cannot any more.
         self.buffer.clear();
         self.buffer.release();
-        self.rcv.release();
+        self.rcv.close();
         self.buffered = 0;
         self.board = Scoreboard::default();
         self.recovery = Recovery::default();

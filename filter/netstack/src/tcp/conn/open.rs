@@ -143,7 +143,7 @@ impl Connection {
 
     /// RFC 9293, section 3.10.7.3.
     pub(super) fn arrive_in_syn_sent(&mut self, now: Instant, segment: &Segment<'_>) {
-        if segment.is_ack() && segment.ack != self.iss + 1 {
+        if segment.is_ack() && !self.acknowledges_syn(segment) {
             self.counters.bad_acks += 1;
             if !segment.is_rst() {
                 self.timers.stray_reset = Some(segment.ack);
@@ -170,6 +170,11 @@ impl Connection {
         }
     }
 
+    /// Before it was sent, our SYN cannot be acknowledged by anybody who has seen it.
+    pub(super) fn acknowledges_syn(&self, segment: &Segment<'_>) -> bool {
+        segment.ack == self.nxt && self.nxt != self.iss
+    }
+
     /// Our SYN is acknowledged.
     pub(super) fn establish(&mut self, now: Instant, segment: &Segment<'_>) {
         self.una = segment.ack;
@@ -188,7 +193,7 @@ impl Connection {
         self.congestion = Cubic::new(self.mss, repeated);
         debug_assert!(self.congestion.window() >= self.mss);
         self.timers.syn_at = None;
-        self.timers.answered(now, true);
+        self.timers.answered(now);
     }
 
     /// SYN or SYN|ACK, when it is due.

@@ -91,6 +91,15 @@ impl Receiver {
         self.pages.release();
     }
 
+    /// Nothing more will come: what waits ahead of a hole is of no use.
+    pub(super) fn close(&mut self) {
+        self.ranges = Vec::new();
+        if self.available() == 0 {
+            self.pages.clear();
+        }
+        self.pages.release();
+    }
+
     pub(super) fn memory(&self) -> usize {
         self.pages.memory()
     }
@@ -115,7 +124,9 @@ impl Receiver {
         let mut taken = Taken::default();
         self.mss = self.mss.max(count(payload.len()));
         let end = seq + count(payload.len());
-        if fin && self.fin.is_none() && !end.is_before(self.nxt) && !end.is_after(self.edge) {
+        // One that comes in order is the peer's, whatever came ahead of it.
+        let counts = self.fin.is_none() || !seq.is_after(self.nxt);
+        if fin && counts && !end.is_before(self.nxt) && !end.is_after(self.edge) {
             self.fin = Some(end);
         }
         let last = self.fin.unwrap_or(self.edge).earliest(self.edge);
@@ -135,10 +146,12 @@ impl Receiver {
         } else {
             self.keep(start, payload, &mut taken);
         }
-        if !self.finished && self.fin == Some(self.nxt) {
-            self.nxt = self.nxt + 1;
+        if let Some(fin) = self.fin.filter(|&fin| !self.finished && !self.nxt.is_before(fin)) {
+            self.nxt = fin + 1;
             self.edge = self.edge.latest(self.nxt);
             self.finished = true;
+            // Nothing comes after the end.
+            self.ranges = Vec::new();
             taken.advanced = true;
             taken.urgent = true;
         } else if fin && !self.finished {

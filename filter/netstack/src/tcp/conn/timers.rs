@@ -98,10 +98,10 @@ impl Timers {
         }
     }
 
-    /// The peer has given a sign of life. `nothing_left`: and nothing waits for another one.
-    pub(super) fn answered(&mut self, now: Instant, nothing_left: bool) {
+    /// The peer has given a sign of life, and nothing waits for another one.
+    pub(super) fn answered(&mut self, now: Instant) {
         self.last_heard = now;
-        self.unanswered = if nothing_left { None } else { Some(now) };
+        self.unanswered = None;
     }
 
     /// Whether one more stray segment is answered.
@@ -208,6 +208,19 @@ impl Connection {
             self.buffer.release();
             self.rcv.release();
             self.timers.probe = Some(Probe::Keepalive);
+        }
+    }
+
+    /// The peer has given a sign of life; `before` was the oldest number not acknowledged. However much a peer talks that
+    /// acknowledges nothing, its time is over some day (RFC 9293, section 3.8.3), unless it has closed its window.
+    pub(super) fn answered(&mut self, now: Instant, before: Seq) {
+        if self.board.is_empty() {
+            self.timers.answered(now);
+            return;
+        }
+        self.timers.last_heard = now;
+        if self.una != before || self.wnd == 0 {
+            self.timers.unanswered = Some(now);
         }
     }
 
