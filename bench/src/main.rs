@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod node;
 mod wan;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -20,12 +21,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// The whole node beside wireguard-go and onetun, between two namespaces.
+    Node(node::Arguments),
     /// TCP over links with a rate, a delay, a queue and losses: the kernel's TCP, smoltcp's and ours.
     Wan(wan::Arguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().bench {
+        Bench::Node(arguments) => node::run(&arguments),
         Bench::Wan(arguments) => wan::run(&arguments),
     };
     match outcome {

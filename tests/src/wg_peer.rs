@@ -15,7 +15,7 @@ use crate::wait::eventually;
 /// `wireguard-go` with a TUN device in a namespace: the kernel's TCP behind somebody else's WireGuard.
 pub struct WgPeer {
     interface: String,
-    _process: Process,
+    process: Process,
     _directory: TempDir,
 }
 
@@ -45,12 +45,17 @@ impl WgPeer {
         // No duplicate address detection: the address is usable at once.
         ip(&["address", "add", &format!("{}/64", identity.v6), "dev", &interface, "nodad"]);
         ip(&["link", "set", &interface, "up"]);
-        WgPeer { interface, _process: process, _directory: directory }
+        WgPeer { interface, process, _directory: directory }
     }
 
     /// Sends and receives on another UDP port from here on.
     pub fn move_to_port(&self, namespace: &Namespace, port: u16) {
         run_ok(namespace.command("wg").args(["set", &self.interface, "listen-port", &port.to_string()]));
+    }
+
+    /// The process id of wireguard-go.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     /// What `wg show` says, such as for `latest-handshakes`.

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::run::{execute, note};
-use crate::{Result, setup, workspace};
+use crate::{Result, peers, setup, workspace};
 
 /// Those of one crate, in memory: package and name.
 const IN_MEMORY: &[(&str, &str)] =
@@ -13,7 +13,7 @@ const IN_MEMORY: &[(&str, &str)] =
 const BY_NAME: (&str, &str) = ("nexodus-netstack", "tcp_cost");
 
 /// Those that need a rig: subcommands of the `bench` program.
-const RIGS: &[&str] = &["wan"];
+const RIGS: &[&str] = &["node", "wan"];
 
 /// `arguments`: the name of a benchmark and what is for it; none for all that need no rig.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
@@ -35,19 +35,25 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     Err(format!("no benchmark {name:?}; there are {}", known.join(", ")).into())
 }
 
-/// Runs the `bench` program, with optimized products and an Envoy for the nodes in its rigs.
+/// Runs the `bench` program, with optimized products and an Envoy for the nodes in its rigs, and the peers in its PATH.
 fn rig(arguments: &[String]) -> Result<()> {
     setup::packages()?;
+    setup::bench_packages()?;
+    let peers = peers::get()?;
     let envoy = setup::envoy()?;
     let mut build = workspace::cargo()?;
     build.args(["build", "--release", "--locked"]);
     build.args(["--package", "bench", "--package", "nexodus-filter", "--package", "xds-server"]);
     execute("build", &mut build)?;
     let products = workspace::target()?.join("release");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(peers.directories.into_iter().chain(std::env::split_paths(&path)))?;
     let mut bench = Command::new(products.join("bench"));
     bench
         .current_dir(workspace::root())
         .args(arguments)
+        .env("PATH", path)
+        .env("BENCH_PEERS", peers.description)
         .env("ENVOY_BIN", envoy)
         .env("NEXODUS_BIN_DIR", products);
     execute(&format!("bench: {}", arguments.join(" ")), &mut bench)

@@ -8,6 +8,7 @@ mod bench;
 mod ci;
 mod demo;
 mod fuzz;
+mod peers;
 mod run;
 mod setup;
 mod test;

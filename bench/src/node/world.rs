@@ -1,0 +1,164 @@
+//! The rig: two namespaces, a WireGuard peer in each, a service in the far one.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use e2e::{Identity, Namespace, Node, Process, Products, WgPeer, connect, free_port};
+
+use super::service::{Service, answers};
+use crate::Result;
+
+/// Where the service listens, on every address of the far namespace.
+const SERVICE: u16 = 9000;
+
+/// From the start of the near side to the first byte.
+const FIRST_BYTE: Duration = Duration::from_secs(20);
+
+/// What is between the client and the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Side {
+    /// wireguard-go with a TUN device, to the same: the reference.
+    WireguardGo,
+    /// Our node, to wireguard-go.
+    Ours,
+    /// Our node, to our node.
+    OursBoth,
+    /// onetun, to wireguard-go.
+    Onetun,
+}
+
+impl Side {
+    /// As on the command line.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::WireguardGo => "wireguard-go",
+            Self::Ours => "ours",
+            Self::OursBoth => "ours-both",
+            Self::Onetun => "onetun",
+        }
+    }
+}
+
+/// Two namespaces joined by a veth pair.
+pub(super) struct Cable {
+    near: Namespace,
+    far: Namespace,
+}
+
+impl Cable {
+    pub(super) fn new() -> Result<Self> {
+        let (near, far) = Namespace::pair();
+        for namespace in [&near, &far] {
+            room_for_connections(namespace)?;
+        }
+        Ok(Self { near, far })
+    }
+}
+
+/// A rig that is up. What is near ends first, then what is far.
+pub(super) struct World<'a> {
+    pub(super) side: Side,
+    /// Where the clients are.
+    pub(super) near: &'a Namespace,
+    /// Where they connect.
+    pub(super) target: SocketAddr,
+    /// The process whose cost counts: the near WireGuard.
+    pub(super) process: u32,
+    /// What the clients use.
+    pub(super) service: Service,
+    _near: Box<dyn End + 'a>,
+    _far: Box<dyn End + 'a>,
+}
+
+/// What speaks WireGuard in a namespace, for as long as it is held.
+trait End: Sync {}
+
+impl<T: Sync> End for T {}
+
+impl<'a> World<'a> {
+    /// Sets everything up and waits until a byte has come back.
+    pub(super) fn new(side: Side, cable: &'a Cable, products: &Products) -> Result<Self> {
+        let Cable { near, far } = cable;
+        let [near_id, far_id] = Identity::several();
+        let (near_id, far_id) = (near_id.at(Namespace::NEAR), far_id.at(Namespace::FAR));
+        let service = Service::start(far, (Ipv4Addr::UNSPECIFIED, SERVICE).into())?;
+        let overlay = SocketAddr::from((far_id.v4, SERVICE));
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+
+        let far_end: Box<dyn End + 'a> = match side {
+            Side::OursBoth => {
+                let rule = format!("tcp:{SERVICE}:127.0.0.1:{SERVICE}");
+                let node = Node::with(products, &far_id).peer(&near_id).within(far).ingress(rule);
+                Box::new(node.start())
+            }
+            _ => Box::new(WgPeer::start(far, &far_id, &[&near_id])),
+        };
+        let (near_end, target, process): (Box<dyn End + 'a>, _, _) = match side {
+            Side::WireguardGo => {
+                let peer = WgPeer::start(near, &near_id, &[&far_id]);
+                let process = peer.process_id();
+                (Box::new(peer), overlay, process)
+            }
+            Side::Ours | Side::OursBoth => {
+                let rule = format!("tcp:{}:{overlay}", local.port());
+                let node = Node::with(products, &near_id).peer(&far_id).within(near).egress(rule).start();
+                let envoy = node.envoy_id().ok_or("the node has no Envoy")?;
+                (Box::new(node), local, envoy)
+            }
+            Side::Onetun => {
+                let directory = tempfile::tempdir()?;
+                let onetun = onetun(near, directory.path(), &near_id, &far_id, local, overlay)?;
+                let process = onetun.id();
+                (Box::new((onetun, directory)), local, process)
+            }
+        };
+        let world = Self { side, near, target, process, service, _near: near_end, _far: far_end };
+        world.wait_ready()?;
+        Ok(world)
+    }
+
+    /// Until a byte comes back: the handshake is over.
+    fn wait_ready(&self) -> Result<()> {
+        let start = Instant::now();
+        while !self.near.run(|| connect(self.target)).is_ok_and(answers) {
+            if start.elapsed() > FIRST_BYTE {
+                return Err(format!("{}: no byte came back within {FIRST_BYTE:?}", self.side.name()).into());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+/// Loads with many short connections are not to wait for ports in TIME-WAIT.
+fn room_for_connections(namespace: &Namespace) -> Result<()> {
+    namespace.run(|| {
+        let settings = Path::new("/proc/sys/net/ipv4");
+        fs::write(settings.join("ip_local_port_range"), "32768 65535")?;
+        fs::write(settings.join("tcp_tw_reuse"), "1")?;
+        Ok(())
+    })
+}
+
+fn onetun(
+    near: &Namespace,
+    directory: &Path,
+    own: &Identity,
+    peer: &Identity,
+    local: SocketAddr,
+    overlay: SocketAddr,
+) -> Result<Process> {
+    let key = directory.join("key");
+    fs::write(&key, &own.private_key)?;
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
+    let mut command = near.command("onetun");
+    command.arg(format!("{local}:{overlay}:TCP")).arg("--private-key-file").arg(&key);
+    command.args(["--endpoint-public-key", &peer.public_key, "--log", "error"]);
+    command.arg("--endpoint-addr").arg(peer.endpoint.to_string());
+    command.arg("--source-peer-ip").arg(own.v4.to_string());
+    Ok(Process::start("onetun", &command, &directory.join("log")))
+}
