@@ -89,3 +89,22 @@ fn goodput_is_better_in_every_row() {
     }
     assert_eq!(worse, [""; 0]);
 }
+
+/// Slow start finds the end of a queue by overflowing it, but by little (HyStart++), once, and within the window that it reduces
+/// then. Otherwise it overflows a second and a third time, and takes the queue from those who share it.
+#[test]
+fn a_start_overflows_the_queue_once() {
+    for (mbit, rtt) in [(200, 20), (50, 100)] {
+        let queue = mbit * 125 * rtt;
+        let link =
+            Link { rate: mbit * 125_000, delay: Duration::from_micros(rtt * 500), queue, ..Link::default() };
+        let sending = Stream { send: vec![1; (link.rate * 10) as usize], ..Stream::default() };
+        let counting = Stream { count_only: true, ..Stream::default() };
+        let mut net =
+            Net::new(link, 42, client(&settings(), 1), Listener::new(settings(), 9), [sending, counting]);
+        net.run_for(Duration::from_secs(10));
+        let (bytes, lost) = (net.streams[1].count, net.dropped * 1420);
+        assert!(bytes * 10 > link.rate * 10 * 9, "{mbit} Mbit/s, {rtt} ms: {bytes} bytes");
+        assert!(lost < queue, "{mbit} Mbit/s, {rtt} ms: {lost} bytes lost, the queue holds {queue}");
+    }
+}

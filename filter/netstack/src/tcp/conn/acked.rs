@@ -219,7 +219,7 @@ impl Connection {
             // Without the probe it would have been lost.
             self.timers.tail = None;
             if self.recovery.mode == Mode::Open {
-                self.congestion.on_loss(now);
+                self.congestion.on_loss(now, self.nxt - self.una);
                 self.congestion.set_window(self.congestion.threshold());
             }
         }
@@ -271,7 +271,7 @@ impl Connection {
     fn begin_recovery(&mut self, now: Instant) {
         self.counters.recoveries += 1;
         let outstanding = self.board.flying() + self.board.lost();
-        self.congestion.on_loss(now);
+        self.congestion.on_loss(now, self.nxt - self.una);
         self.recovery.begin(Mode::Fast, self.nxt, outstanding);
     }
 

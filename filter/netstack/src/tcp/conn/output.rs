@@ -179,7 +179,7 @@ impl Connection {
 
     fn pace(&self) -> Option<Pace> {
         let smoothed = self.rtt.smoothed().filter(|_| self.settings.pacing)?;
-        let (window, slow_start) = (self.congestion.window(), self.congestion.in_slow_start());
+        let (window, slow_start) = (self.congestion.window(), self.congestion.is_doubling());
         Some(Pace { window, smoothed, slow_start })
     }
 

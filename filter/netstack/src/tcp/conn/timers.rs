@@ -229,7 +229,7 @@ impl Connection {
         self.counters.timeouts += 1;
         // The window is reduced once for what was sent before (RFC 5681, section 3.1, equation 4).
         let again = self.recovery.mode != Mode::Open && self.una.is_before(self.recovery.point);
-        self.congestion.on_timeout(now, again);
+        self.congestion.on_timeout(now, self.nxt - self.una, again);
         if self.board.front().is_some_and(|front| front.fate == Fate::Sacked) {
             // The peer has thrown away what it had reported (RFC 2018, section 8).
             self.board.forget_sacked(Fate::Lost);

@@ -18,13 +18,17 @@ const HEADROOM: u32 = 16;
 pub(super) struct Tuning {
     started: Instant,
     taken: u32,
+    /// In the one before.
+    taken_before: u32,
     /// Round trip as the receiver sees it, from echoed timestamps, in microseconds; zero before the first.
     round_trip: u64,
 }
 
 impl Connection {
-    /// A window twice of what was read in a round trip lets the sender double what it sends, and no more: a reader that is
-    /// slow does not need a large window (like Linux's dynamic right-sizing).
+    /// A window twice of what was read in a round trip does not hold a steady sender back, and a reader that is slow does not
+    /// need a large one. What is read is what was sent a round trip ago, so a sender in slow start is at twice of it now and at
+    /// four times by the time it hears of the window: there is room for what the growth so far lets expect (like Linux's
+    /// dynamic right-sizing).
     pub(super) fn tune_receive_buffer(&mut self, now: Instant, read: u32) {
         self.tuning.taken = self.tuning.taken.saturating_add(read);
         let round = match self.tuning.round_trip {
@@ -34,11 +38,14 @@ impl Connection {
         if now.saturating_since(self.tuning.started) < round {
             return;
         }
-        let wanted = self.tuning.taken.saturating_mul(2).saturating_add(HEADROOM * self.rcv.mss);
+        let taken = self.tuning.taken;
+        let growth = taken.saturating_sub(self.tuning.taken_before).saturating_mul(4);
+        let wanted = taken.saturating_mul(2).saturating_add(growth).saturating_add(HEADROOM * self.rcv.mss);
         if self.pressure == Pressure::None {
             self.rcv.limit = self.rcv.limit.max(wanted.min(self.settings.recv_buffer));
         }
         self.tuning.started = now;
+        self.tuning.taken_before = taken;
         self.tuning.taken = 0;
     }
 

@@ -39,6 +39,9 @@ pub(in super::super) struct Cubic {
     fraction: f64,
     /// Until the first loss.
     hystart: Option<HyStart>,
+    /// The most that was on the way since the last reduction. In slow start the window grows to twice of it while
+    /// something else keeps the sender back (pacing, the peer's window), and what was never tried says nothing about the path.
+    used: u32,
     /// Window, threshold and curve before the last reduction.
     before: Option<(u32, u32, Curve)>,
 }
@@ -55,6 +58,7 @@ impl Cubic {
             curve,
             fraction: 0.0,
             hystart: Some(HyStart::new()),
+            used: initial,
             before: None,
         }
     }
@@ -119,16 +123,19 @@ impl Cubic {
         self.window = self.window.saturating_add(whole).min(1 << 30);
     }
 
-    fn reduce(&mut self) {
-        let window = self.segments();
+    /// Section 4.6. It reduces what is in flight; an application's pause before the loss is no reason to have less.
+    fn reduce(&mut self, outstanding: u32) {
+        let in_use = self.window.min(self.used.max(outstanding));
+        let window = f64::from(in_use) / f64::from(self.mss);
         // Fast convergence (section 4.7): who has less than before makes room for others.
         self.curve.max_segments =
             if window < self.curve.max_segments { window * (1.0 + BETA) / 2.0 } else { window };
         self.curve.prior_segments = window;
         self.curve.epoch = None;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float saturates")]
-        let reduced = (f64::from(self.window) * BETA) as u32;
+        let reduced = (f64::from(in_use) * BETA) as u32;
         self.threshold = reduced.max(2 * self.mss);
+        self.used = self.threshold;
         self.hystart = None;
     }
 }
@@ -147,6 +154,7 @@ impl CongestionControl for Cubic {
     }
 
     fn on_acked(&mut self, acked: &Acked) {
+        self.used = self.used.max(acked.nxt - acked.una + acked.bytes);
         if self.in_slow_start() {
             self.slow_start(acked);
         } else if acked.limited {
@@ -154,15 +162,15 @@ impl CongestionControl for Cubic {
         }
     }
 
-    fn on_loss(&mut self, _now: Instant) {
+    fn on_loss(&mut self, _now: Instant, outstanding: u32) {
         self.before = Some((self.window, self.threshold, self.curve));
-        self.reduce();
+        self.reduce(outstanding);
     }
 
-    fn on_timeout(&mut self, _now: Instant, again: bool) {
+    fn on_timeout(&mut self, _now: Instant, outstanding: u32, again: bool) {
         if !again {
             self.before = Some((self.window, self.threshold, self.curve));
-            self.reduce();
+            self.reduce(outstanding);
         }
         self.curve.epoch = None;
         self.window = self.mss;
@@ -171,6 +179,7 @@ impl CongestionControl for Cubic {
     fn undo(&mut self) {
         if let Some((window, threshold, curve)) = self.before.take() {
             self.window = self.window.max(window);
+            self.used = self.used.max(self.window);
             self.threshold = threshold;
             self.curve = curve;
         }
@@ -217,7 +226,7 @@ mod tests {
     fn the_curve_comes_back_to_where_it_was_after_k() {
         let mut cubic = Cubic::new(MSS, false);
         cubic.window = 1000 * MSS;
-        cubic.on_loss(Instant::from_micros(0));
+        cubic.on_loss(Instant::from_micros(0), 1000 * MSS);
         cubic.set_window(cubic.threshold());
         assert_eq!(cubic.window(), 700 * MSS);
         let mut now = 0;
@@ -234,13 +243,27 @@ mod tests {
     fn the_second_loss_in_a_row_makes_room() {
         let mut cubic = Cubic::new(MSS, false);
         cubic.window = 1000 * MSS;
-        cubic.on_loss(Instant::from_micros(0));
+        cubic.on_loss(Instant::from_micros(0), 1000 * MSS);
         cubic.set_window(700 * MSS);
-        cubic.on_loss(Instant::from_micros(1));
+        cubic.on_loss(Instant::from_micros(1), 700 * MSS);
         assert!((cubic.curve.max_segments - 595.0).abs() < 0.1);
         cubic.undo();
         assert!((cubic.curve.max_segments - 1000.0).abs() < 0.1);
         assert_eq!((cubic.window(), cubic.threshold()), (700 * MSS, 700 * MSS));
+    }
+
+    /// Section 4.6: what is in flight is reduced, not what the window would have allowed.
+    #[test]
+    fn a_loss_reduces_what_was_in_use() {
+        let mut cubic = Cubic::new(MSS, false);
+        cubic.window = 1000 * MSS;
+        cubic.on_acked(&Acked { nxt: Seq(590 * MSS), limited: false, ..acked(0, 10 * MSS) });
+        // The application has sent less since then: the path has carried 600 all the same.
+        cubic.on_acked(&Acked { nxt: Seq(9 * MSS), limited: false, ..acked(1, MSS) });
+        cubic.on_loss(Instant::from_micros(2), 10 * MSS);
+        assert_eq!(cubic.threshold(), 420 * MSS);
+        cubic.undo();
+        assert_eq!((cubic.window(), cubic.used), (1000 * MSS, 1000 * MSS));
     }
 
     #[test]

@@ -39,16 +39,22 @@ pub(super) trait CongestionControl {
         self.window() < self.threshold()
     }
 
+    /// The window will double within a round trip, so what is sent has to leave in half of one. Near the threshold it will
+    /// not (as in Linux), nor in a recovery, whose window stays below it.
+    fn is_doubling(&self) -> bool {
+        self.window() < self.threshold() / 2
+    }
+
     /// For recovery, which does the counting itself.
     fn set_window(&mut self, window: u32);
 
     fn on_acked(&mut self, acked: &Acked);
 
-    /// Something was lost: once per window.
-    fn on_loss(&mut self, now: Instant);
+    /// Something was lost: once per window. So many bytes are sent and not acknowledged.
+    fn on_loss(&mut self, now: Instant, outstanding: u32);
 
     /// The retransmission timer has fired. `again`: nothing has arrived since it fired before.
-    fn on_timeout(&mut self, now: Instant, again: bool);
+    fn on_timeout(&mut self, now: Instant, outstanding: u32, again: bool);
 
     /// The last loss or timeout was none.
     fn undo(&mut self);
