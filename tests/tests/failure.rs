@@ -236,6 +236,23 @@ fn when_no_local_destination_answers_the_overlay_client_is_closed_after_ten_seco
 }
 
 #[test]
+fn a_single_local_destination_without_an_answer_is_a_timeout() {
+    let products = need!(products());
+    let lonely = Lonely::new();
+    let hole = Blackhole::new();
+    let port = free_port();
+    let ingress = [format!("tcp:80:{}", hole.address())];
+    let node = lonely.node(&products, &ingress, &[format!("tcp:{port}:{}:80", lonely.own.v4)]);
+    let took = closed_after(port);
+    assert!((CONNECT_TIMEOUT - MARGIN..CONNECT_TIMEOUT + MARGIN).contains(&took), "took {took:?}");
+    let log = node.access_log("ingress/tcp/80", 1);
+    // Envoy has no text for it: a refusal would have one.
+    assert!(log[0].contains(" flags=UF,URX reason=\"-\" "), "{}", log[0]);
+    metric(&node, "clients_unserved", 1);
+    metric(&node, "clients_deadline", 0);
+}
+
+#[test]
 fn with_health_checks_no_client_meets_a_dead_destination_of_many() {
     const CLIENTS: usize = 32;
     let products = need!(products());
