@@ -31,7 +31,7 @@ pub(crate) fn set_main_thread(scheduler: Option<Box<dyn EnvoyBootstrapExtensionC
 /// Main thread: schedules what is due, and sets the timer for what is next.
 pub(crate) fn arm(timer: &dyn EnvoyBootstrapExtensionTimer) {
     let now = Instant::now();
-    // Under the lock, for the reason given at `flow::State::wake_worker`.
+    // Under the lock, for the reason given at `flow::WakeAfter`.
     if let Some(next) = DEADLINES.run(now, |scheduler| scheduler.commit(0)) {
         timer.enable(next.saturating_duration_since(now).max(TICK));
     }

@@ -186,7 +186,7 @@ impl EgressFilter {
         let token = open.flow.token;
         match open.step(envoy) {
             Step::Wait => {}
-            Step::TookBytes => self.network.work(&open.flow),
+            Step::MadeRoom => self.network.work(&open.flow),
             Step::Refused(outcome) => {
                 self.abort();
                 self.refuse(envoy, outcome, token);
@@ -240,8 +240,8 @@ impl EgressFilter {
 /// What [`Open::step`] found that its caller has to act on.
 enum Step {
     Wait,
-    /// There is room again for bytes from the overlay.
-    TookBytes,
+    /// The network thread waits for room for bytes from the overlay, and there is.
+    MadeRoom,
     Refused(Outcome),
     Reset,
     ClientGone,
@@ -249,9 +249,8 @@ enum Step {
 
 impl Open {
     fn step<ENF: EnvoyNetworkFilter>(&mut self, envoy: &mut ENF) -> Step {
-        let mut took = false;
         loop {
-            let (chunk, finish, resume) = {
+            let (chunk, finish, resume, made_room) = {
                 let mut state = self.flow.lock();
                 if state.client_gone {
                     return Step::ClientGone;
@@ -270,7 +269,11 @@ impl Open {
                 }
                 let chunk = if envoy.above_high_watermark() { None } else { state.to_envoy.pop() };
                 let finish = chunk.is_none() && state.to_envoy.is_finished() && state.to_envoy.is_empty();
-                (chunk, finish, resume)
+                let made_room = chunk.is_none() && state.network_paused && state.to_envoy.is_below_half();
+                if made_room {
+                    state.network_paused = false;
+                }
+                (chunk, finish, resume, made_room)
             };
             // Envoy is called without the lock: it calls back.
             if !self.greeted {
@@ -287,11 +290,8 @@ impl Open {
                 envoy.write(&[], true);
             }
             match chunk {
-                Some(chunk) => {
-                    took = true;
-                    envoy.write(&chunk, false);
-                }
-                None if took => return Step::TookBytes,
+                Some(chunk) => envoy.write(&chunk, false),
+                None if made_room => return Step::MadeRoom,
                 None => return Step::Wait,
             }
         }

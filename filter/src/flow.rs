@@ -3,13 +3,15 @@
 //!
 //! Each direction is a bounded queue of chunks; a flow that is idle holds none. Each side wakes the other at
 //! most once until the other has looked: [`Flow::wake_worker`] by the filter's scheduler, `Network::work` by
-//! the network thread's waker. The lock is held for a push, a pop or a flag, never while bytes are copied.
+//! the network thread's waker. The lock is held for a push, a pop or a flag, never while bytes are copied or
+//! the other side is woken: it would wake up and wait for the lock.
 
 use crate::greeting::Outcome;
 use envoy_proxy_dynamic_modules_rust_sdk::EnvoyNetworkFilterScheduler;
 use nexodus_netstack::FlowId;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,6 +26,8 @@ pub(crate) struct Flow {
     /// In the network thread's work list, at most once.
     pub(crate) queued: AtomicBool,
     state: Mutex<State>,
+    /// Until [`Locked::detach_worker`].
+    scheduler: Mutex<Option<Box<dyn EnvoyNetworkFilterScheduler>>>,
 }
 
 /// Where a flow stands in the netstack.
@@ -45,6 +49,8 @@ pub(crate) struct State {
 
     /// Worker: it stopped reading because `to_overlay` was full; wake it when half of that is gone.
     pub(crate) worker_paused: bool,
+    /// Network thread: it left bytes in the netstack because `to_envoy` was full; have it look when half of that is gone.
+    pub(crate) network_paused: bool,
     /// Worker: Envoy is done with this connection after both ends finished; let TCP end by itself.
     pub(crate) released: bool,
     /// Worker or `nexodus.connect`: Envoy gave the connection up; reset the overlay side.
@@ -64,7 +70,19 @@ pub(crate) struct State {
 
     /// A wake-up of the worker is under way.
     worker_woken: bool,
-    scheduler: Option<Box<dyn EnvoyNetworkFilterScheduler>>,
+}
+
+/// The state, locked.
+pub(crate) struct Locked<'a> {
+    // Dropped before `wake`, which is the order of the fields.
+    state: MutexGuard<'a, State>,
+    wake: WakeAfter<'a>,
+}
+
+/// Wakes the worker when the state is not locked any more.
+struct WakeAfter<'a> {
+    flow: &'a Flow,
+    due: bool,
 }
 
 impl Flow {
@@ -76,40 +94,64 @@ impl Flow {
         let state = State {
             to_overlay: ChunkQueue::new(queued_bytes.clone()),
             to_envoy: ChunkQueue::new(queued_bytes),
-            scheduler: Some(scheduler),
             ..State::default()
         };
-        Self { token, queued: AtomicBool::new(false), state: Mutex::new(state) }
+        let scheduler = Mutex::new(Some(scheduler));
+        Self { token, queued: AtomicBool::new(false), state: Mutex::new(state), scheduler }
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> Locked<'_> {
         // A panic elsewhere leaves plain data behind; the flow is being closed then anyway.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { state, wake: WakeAfter { flow: self, due: false } }
+    }
+
+    fn scheduler(&self) -> MutexGuard<'_, Option<Box<dyn EnvoyNetworkFilterScheduler>>> {
+        self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl Locked<'_> {
     /// Network thread (or another worker): makes the filter's `on_scheduled` run, once however often called.
     pub(crate) fn wake_worker(&mut self) {
-        if !self.worker_woken
-            && let Some(scheduler) = &self.scheduler
-        {
-            self.worker_woken = true;
-            // Under the lock, so that `detach_worker` cannot return while this call holds the last reference
-            // to Envoy's filter object: it would then be destroyed on the wrong thread.
-            scheduler.commit(0);
-        }
+        self.wake.due |= !std::mem::replace(&mut self.state.worker_woken, true);
     }
 
     /// Worker: from here on the next [`Self::wake_worker`] wakes it again.
     pub(crate) fn worker_looks(&mut self) {
-        self.worker_woken = false;
+        self.state.worker_woken = false;
     }
 
     /// Worker: the filter is going away; no wake-up is under way or comes after this.
     pub(crate) fn detach_worker(&mut self) {
-        self.scheduler = None;
-        self.to_envoy.clear();
+        *self.wake.flow.scheduler() = None;
+        self.state.to_envoy.clear();
+    }
+}
+
+impl Drop for WakeAfter<'_> {
+    fn drop(&mut self) {
+        // Under the scheduler's lock, so that `detach_worker` cannot return while this call holds the last reference
+        // to Envoy's filter object: it would then be destroyed on the wrong thread.
+        if self.due
+            && let Some(scheduler) = &*self.flow.scheduler()
+        {
+            scheduler.commit(0);
+        }
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
     }
 }
 

@@ -64,7 +64,7 @@ impl IngressLink {
         let mut state = network::lock(&self.state);
         state.reset_wanted = true;
         if let Some(scheduler) = &state.scheduler {
-            // Under the lock for the reason given at `flow::State::wake_worker`.
+            // Under the lock for the reason given at `flow::WakeAfter`.
             scheduler.commit(0);
         }
     }

@@ -171,8 +171,15 @@ impl Egress {
     fn pull(&mut self, now: Instant, stack: &mut Netstack) {
         loop {
             let available = stack.recv_available(self.id).min(CHUNK);
-            if available == 0 || self.flow.lock().to_envoy.is_full() {
+            if available == 0 {
                 return;
+            }
+            {
+                let mut state = self.flow.lock();
+                state.network_paused = state.to_envoy.is_full();
+                if state.network_paused {
+                    return;
+                }
             }
             let mut chunk = vec![0; available];
             let received = stack.recv(now, self.id, &mut chunk);
