@@ -16,6 +16,9 @@ use envoy_proxy_dynamic_modules_rust_sdk::*;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+/// Up to this many bytes, encrypting and sending takes less time than waking the network thread.
+const LITTLE: usize = 4 * 1024;
+
 pub(crate) struct EgressFilterConfig {
     network: Arc<Network>,
 }
@@ -109,7 +112,11 @@ impl<ENF: EnvoyNetworkFilter> NetworkFilter<ENF> for EgressFilter {
             open.read_disabled = true;
             envoy.read_disable(true);
         }
-        self.network.work(&open.flow);
+        if length <= LITTLE {
+            self.network.work_here(&open.flow);
+        } else {
+            self.network.work(&open.flow);
+        }
         DataStatus::StopIteration
     }
 
@@ -150,7 +157,7 @@ impl EgressFilter {
         match destination {
             Destination::Address(address) => {
                 flow.lock().destinations.push_back(address);
-                self.network.work(&flow);
+                self.network.work_here(&flow);
             }
             Destination::Name { host, port } => self.look_up(&host, port, &flow)?,
         }

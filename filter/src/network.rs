@@ -58,6 +58,8 @@ pub(crate) struct Network {
     work: Mutex<VecDeque<Arc<Flow>>>,
     waker: OnceLock<mio::Waker>,
     waking: AtomicBool,
+    /// See [`Self::work_here`].
+    visit: OnceLock<Visit>,
     /// Relays whose end of stream waited for their filter; each once.
     attached: Mutex<Vec<usize>>,
     /// Connections on their way from the overlay into Envoy, by (overlay source, overlay destination).
@@ -73,6 +75,9 @@ pub(crate) struct Network {
     pub(crate) failures: Failures,
     pub(crate) status: Mutex<NetworkStatus>,
 }
+
+/// Serves the work list on the calling thread; `false` when another thread is at it.
+pub(crate) type Visit = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// What the configuration asks for, at present.
 #[derive(Clone, Default)]
@@ -101,6 +106,7 @@ impl Network {
             work: Mutex::default(),
             waker: OnceLock::new(),
             waking: AtomicBool::new(false),
+            visit: OnceLock::new(),
             attached: Mutex::default(),
             links: Mutex::default(),
             udp_sources: RwLock::default(),
@@ -170,6 +176,22 @@ impl Network {
             lock(&self.work).push_back(flow.clone());
             self.wake();
         }
+    }
+
+    /// Has the network look at `flow` on this thread, if its own sleeps: for what is little and urgent.
+    pub(crate) fn work_here(&self, flow: &Arc<Flow>) {
+        if !flow.queued.swap(true, Ordering::AcqRel) {
+            lock(&self.work).push_back(flow.clone());
+            if !self.visit.get().is_some_and(|visit| visit()) {
+                self.wake();
+            }
+        }
+    }
+
+    /// How [`Self::work_here`] runs the network.
+    pub(crate) fn set_visit(&self, visit: Visit) {
+        // Only ever set by the one thread of this network.
+        let _ = self.visit.set(visit);
     }
 
     /// Network thread: the flows with work, once each.

@@ -60,6 +60,8 @@ pub(crate) struct Counts {
 pub(crate) struct ThreadStats {
     /// Waits for work that ended.
     pub(crate) wakeups: u64,
+    /// Times a worker ran it instead.
+    pub(crate) visits: u64,
     /// System calls that received datagrams.
     pub(crate) udp_receives: u64,
     /// System calls that sent datagrams.
@@ -138,6 +140,7 @@ pub(crate) const COUNTERS: &[Named] = &[
     ("pings_sent", |c| c.stack.pings_sent),
     ("pongs_received", |c| c.stack.pongs_received),
     ("wakeups", |c| c.thread.wakeups),
+    ("visits", |c| c.thread.visits),
     ("udp_receives", |c| c.thread.udp_receives),
     ("udp_sends", |c| c.thread.udp_sends),
     ("udp_send_errors", |c| c.thread.udp_send_errors),

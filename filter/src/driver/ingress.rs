@@ -5,11 +5,12 @@
 use super::{Driver, FIRST_RELAY, Owner, proxy_protocol};
 use crate::ingress::IngressLink;
 use crate::network::{self, Network};
+use mio::event::Event as Ready;
 use mio::net::UnixStream;
-use mio::{Interest, Token};
+use mio::{Interest, Registry, Token};
 use nexodus_netstack::{CloseReason, Event, FlowId, Instant, Local, Netstack};
 use slab::Slab;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::path::PathBuf;
@@ -24,14 +25,15 @@ const RESET_LIMIT: Duration = Duration::from_secs(1);
 pub(super) type RelayId = usize;
 
 /// All relays of a network.
-#[derive(Default)]
 pub(super) struct Relays {
     relays: Slab<Relay>,
+    /// Where bytes from sockets pass through.
+    buffer: Box<[u8]>,
     listeners: BTreeMap<Local, PathBuf>,
     /// Relays whose socket reported something.
     ready: Vec<RelayId>,
     /// Relays that wait for [`RESET_LIMIT`], oldest first.
-    resetting: std::collections::VecDeque<(Instant, RelayId, u64)>,
+    resetting: VecDeque<(Instant, RelayId, u64)>,
     /// Tells a relay from an earlier one in the same place.
     made: u64,
 }
@@ -47,6 +49,10 @@ struct Relay {
     /// Bytes from the overlay that the socket did not take yet; at first the PROXY header.
     pending: Vec<u8>,
     written: usize,
+    /// There may be something to read: the socket said so, and a read has not come back empty since.
+    readable: bool,
+    /// It took less than it was given, and says when it takes more. Not otherwise: it would say so whenever Envoy reads.
+    waits_to_write: bool,
     /// The overlay's stream has ended and everything before it is read.
     overlay_finished: bool,
     /// The socket was told so.
@@ -70,13 +76,29 @@ enum Progress {
     Aborted,
 }
 
+impl Default for Relays {
+    fn default() -> Self {
+        Self {
+            relays: Slab::new(),
+            buffer: vec![0; CHUNK].into_boxed_slice(),
+            listeners: BTreeMap::new(),
+            ready: Vec::new(),
+            resetting: VecDeque::new(),
+            made: 0,
+        }
+    }
+}
+
 impl Relays {
     pub(super) fn set_listeners(&mut self, listeners: BTreeMap<Local, PathBuf>) {
         self.listeners = listeners;
     }
 
-    pub(super) fn ready(&mut self, relay: RelayId) {
-        self.ready.push(relay);
+    pub(super) fn ready(&mut self, id: RelayId, event: &Ready) {
+        if let Some(relay) = self.relays.get_mut(id) {
+            relay.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+            self.ready.push(id);
+        }
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -113,13 +135,13 @@ impl Driver {
         // Before the connection exists: Envoy may look for it at once.
         self.network.add_link(remote, local, link.clone());
         let stream = UnixStream::connect(path).and_then(|mut stream| {
-            let token = Token(FIRST_RELAY + self.relays.relays.vacant_key());
-            self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+            let token = token(self.relays.relays.vacant_key());
+            self.registry.register(&mut stream, token, Interest::READABLE)?;
             Ok(stream)
         });
         let stream = stream.inspect_err(|_| self.network.remove_link(remote, local))?;
         self.relays.made += 1;
-        Ok(self.relays.relays.insert(Relay {
+        let id = self.relays.relays.insert(Relay {
             flow,
             stream,
             link,
@@ -129,10 +151,15 @@ impl Driver {
             phase: RelayPhase::Open,
             pending: proxy_protocol::header(remote, local),
             written: 0,
+            readable: false,
+            waits_to_write: false,
             overlay_finished: false,
             write_finished: false,
             read_finished: false,
-        }))
+        });
+        // The PROXY header.
+        self.relays.ready.push(id);
+        Ok(id)
     }
 
     /// Serves the relays whose sockets reported something, and those whose time is over.
@@ -174,6 +201,7 @@ impl Driver {
             self.relays.remove(id, &self.network);
         } else {
             relay.phase = RelayPhase::Resetting;
+            relay.readable = false;
             self.relays.resetting.push_back((now + RESET_LIMIT, id, relay.serial));
             relay.link.want_reset();
         }
@@ -183,11 +211,13 @@ impl Driver {
         let Some(relay) = self.relays.relays.get_mut(id) else { return };
         if relay.phase == RelayPhase::Resetting {
             // The byte has come, or Envoy closed by itself.
-            self.relays.remove(id, &self.network);
+            if relay.readable {
+                self.relays.remove(id, &self.network);
+            }
             return;
         }
         let flow = relay.flow;
-        match relay.pump(now, &mut self.stack) {
+        match relay.pump(now, &mut self.stack, &mut self.relays.buffer, (&self.registry, token(id))) {
             Progress::Continue => {}
             Progress::Done => {
                 self.owners.remove(&flow);
@@ -205,23 +235,40 @@ impl Driver {
 }
 
 impl Relay {
-    fn pump(&mut self, now: Instant, stack: &mut Netstack) -> Progress {
-        if self.feed_envoy(now, stack).is_err() {
+    fn pump(
+        &mut self,
+        now: Instant,
+        stack: &mut Netstack,
+        buffer: &mut [u8],
+        registered: (&Registry, Token),
+    ) -> Progress {
+        if self.feed_envoy(now, stack).and_then(|full| self.wait_to_write(full, registered)).is_err() {
             return Progress::Aborted;
         }
-        match self.feed_overlay(now, stack) {
+        match self.feed_overlay(now, stack, buffer) {
             Ok(Progress::Continue) if self.read_finished && self.write_finished => Progress::Done,
             Ok(progress) => progress,
             Err(_) => Progress::Aborted,
         }
     }
 
-    fn feed_envoy(&mut self, now: Instant, stack: &mut Netstack) -> io::Result<()> {
+    /// Has the socket say when it takes bytes again, or say so no more.
+    fn wait_to_write(&mut self, wait: bool, (registry, token): (&Registry, Token)) -> io::Result<()> {
+        if wait != self.waits_to_write {
+            let interest = if wait { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            registry.reregister(&mut self.stream, token, interest)?;
+            self.waits_to_write = wait;
+        }
+        Ok(())
+    }
+
+    /// Whether the socket is full.
+    fn feed_envoy(&mut self, now: Instant, stack: &mut Netstack) -> io::Result<bool> {
         loop {
             while self.written < self.pending.len() {
                 match self.stream.write(&self.pending[self.written..]) {
                     Ok(count) => self.written += count,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(error) => return Err(error),
                 }
@@ -241,17 +288,18 @@ impl Relay {
             self.write_finished = true;
             self.stream.shutdown(Shutdown::Write)?;
         }
-        Ok(())
+        Ok(false)
     }
 
-    fn feed_overlay(&mut self, now: Instant, stack: &mut Netstack) -> io::Result<Progress> {
-        if self.read_finished {
-            return Ok(Progress::Continue);
-        }
-        let mut buffer = [0; CHUNK];
-        loop {
+    fn feed_overlay(
+        &mut self,
+        now: Instant,
+        stack: &mut Netstack,
+        buffer: &mut [u8],
+    ) -> io::Result<Progress> {
+        while self.readable && !self.read_finished {
             // What is not read stays in the socket: its buffer fills, and Envoy stops reading from the destination.
-            let room = stack.send_capacity(self.flow).min(CHUNK);
+            let room = stack.send_capacity(self.flow).min(buffer.len());
             if room == 0 {
                 // Refused, as the netstack has no room; it tells when it has.
                 stack.send(now, self.flow, &buffer[..1]);
@@ -267,12 +315,17 @@ impl Relay {
                 Ok(count) => {
                     stack.send(now, self.flow, &buffer[..count]);
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Progress::Continue),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
+        Ok(Progress::Continue)
     }
+}
+
+fn token(id: RelayId) -> Token {
+    Token(FIRST_RELAY + id)
 }
 
 fn has_unread_bytes(stream: &UnixStream) -> bool {

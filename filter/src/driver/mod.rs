@@ -1,8 +1,8 @@
-//! The thread of one network: it owns the netstack, the WireGuard socket and the sockets towards Envoy's ingress
-//! listeners, all by value.
+//! One network at work: it owns the netstack, the WireGuard socket and the sockets towards Envoy's ingress listeners,
+//! all by value. [`thread`] says who runs it.
 //!
-//! One turn: wait; receive datagrams in batches; serve the egress flows that Envoy's workers touched; run timers;
-//! pass on what the netstack reports; send datagrams in batches. Every step has a budget, so none starves the others.
+//! One turn: receive datagrams in batches; serve the egress flows that Envoy's workers touched; run timers; pass on
+//! what the netstack reports; send datagrams in batches. Every step has a budget, so none starves the others.
 
 mod checks;
 mod clock;
@@ -11,25 +11,26 @@ mod held;
 mod ingress;
 mod pings;
 mod proxy_protocol;
+mod thread;
 mod udp;
 mod udp_proxy;
 
 use crate::flow::Flow;
 use crate::greeting::Outcome;
 use crate::health::{Check, Wanted};
-use crate::network::{self, Network, Phase};
-use crate::status::{Counts, NetworkStatus, PeerStatus, ThreadStats};
+use crate::network::{self, Network};
+use crate::status::{Counts, PeerStatus, ThreadStats};
 use clock::Clock;
 use envoy_config::{Endpoint, Peer};
 use envoy_proxy_dynamic_modules_rust_sdk::*;
-use mio::{Events, Poll, Token, Waker};
-use nexodus_netstack::{Config, Event, FlowId, Instant, Limits, Local, Netstack, PeerConfig};
+use mio::{Events, Registry, Token};
+use nexodus_netstack::{Event, FlowId, Instant, Local, Netstack, PeerConfig};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
+pub(crate) use thread::start;
 use udp::Socket;
 use udp_proxy::UdpProxy;
 pub(crate) use udp_proxy::UdpStats;
@@ -64,92 +65,11 @@ pub(crate) enum StartError {
     System { what: &'static str, source: io::Error },
 }
 
-/// Opens the network's socket and starts its thread.
-///
-/// # Errors
-/// When the socket cannot be opened, the configuration contradicts itself, or a peer's name does not resolve.
-pub(crate) fn start(
-    network: Arc<Network>,
-    config: envoy_config::Network,
-) -> Result<JoinHandle<()>, StartError> {
-    let system = |what| move |source| StartError::System { what, source };
-    let poll = Poll::new().map_err(system("epoll"))?;
-    let waker = Waker::new(poll.registry(), WAKER).map_err(system("eventfd"))?;
-    let port = config.listen_port.unwrap_or(0);
-    let socket =
-        Socket::open(port, poll.registry(), UDP).map_err(|source| StartError::Socket { port, source })?;
-    let clock = Clock::start();
-    let mut stack = Netstack::new(
-        Config {
-            private_key: *config.private_key.as_bytes(),
-            addresses: config.addresses.clone(),
-            mtu: config.mtu,
-            limits: Limits {
-                max_flows: config.limits.max_flows,
-                buffer_bytes: config.limits.buffer_bytes,
-                max_udp_flows: config.limits.max_udp_flows,
-                udp_idle: config.limits.udp_idle(),
-                ..Limits::default()
-            },
-            seed: clock::seed(),
-        },
-        clock.now(),
-    )?;
-    stack.set_peers(clock.now(), resolve(&config.peers)?)?;
-    *network::lock(&network.status) = NetworkStatus {
-        public_key: config.public_key.to_string(),
-        addresses: config.addresses.iter().map(ToString::to_string).collect(),
-        listen_port: socket.port(),
-        ..NetworkStatus::default()
-    };
-    network.set_waker(waker);
-    network.set_phase(Phase::Running);
-    let driver = Driver {
-        network: network.clone(),
-        stack,
-        socket,
-        poll,
-        clock,
-        owners: HashMap::new(),
-        attempts: egress::Attempts::new(),
-        relays: ingress::Relays::default(),
-        checks: checks::Checks::default(),
-        udp: UdpProxy::default(),
-        pings: pings::Pings::default(),
-        udp_stats: UdpStats::default(),
-        work: VecDeque::new(),
-        listening: BTreeSet::new(),
-        stats: ThreadStats::default(),
-        status_due: clock.now(),
-        status_stale: true,
-    };
-    thread::Builder::new()
-        .name(format!("nexodus:{}", network.name))
-        .spawn(move || run(&network, driver))
-        .map_err(system("thread"))
-}
-
-/// The thread. A panic ends this network alone: its flows are closed, its gauge says so, Envoy lives on.
-fn run(network: &Arc<Network>, mut driver: Driver) {
-    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver.run()));
-    let failure = match ended {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some("internal error (a panic; please report it)".to_owned()),
-    };
-    if let Some(failure) = failure {
-        envoy_log_error!("network {} failed: {}", network.name, failure);
-        network::lock(&network.status).failure = Some(failure);
-        network.set_phase(Phase::Failed);
-    }
-    driver.close_all();
-}
-
 struct Driver {
     network: Arc<Network>,
     stack: Netstack,
     socket: Socket,
-    poll: Poll,
+    registry: Registry,
     clock: Clock,
     owners: HashMap<FlowId, Owner>,
     attempts: egress::Attempts,
@@ -164,6 +84,8 @@ struct Driver {
     status_due: Instant,
     /// Something may have changed since the status was published.
     status_stale: bool,
+    /// Until when its thread sleeps, if nothing wakes it; none for ever.
+    sleeps_until: Option<Instant>,
 }
 
 /// Who a flow of the netstack belongs to.
@@ -174,67 +96,64 @@ enum Owner {
 }
 
 impl Driver {
-    fn run(&mut self) -> io::Result<()> {
-        let mut events = Events::with_capacity(1024);
-        let mut more = false;
-        while self.network.phase() == Phase::Running {
-            self.wait(&mut events, more)?;
-            let now = self.clock.now();
-            self.stats.wakeups += 1;
-            self.apply_changes(now);
-            more = self.receive(now)?;
-            self.serve_egress(now);
-            self.serve_attempts(now);
-            self.serve_pings(now);
-            self.serve_relays(now);
-            self.serve_checks(now);
-            self.serve_found_names(now);
-            more |= self.udp_to_overlay(now);
-            self.stack.handle_timeout(now);
-            more |= self.dispatch(now);
-            more |= self.udp_to_envoy();
-            more |= self.transmit(now);
-            self.publish_status(now);
-        }
-        // What the ends of the flows still have to say.
-        self.close_all();
+    /// Everything that is to do now. How long the thread may sleep then; none for ever.
+    fn turn(&mut self) -> io::Result<Option<Duration>> {
         let now = self.clock.now();
-        self.transmit(now);
-        Ok(())
+        self.stats.wakeups += 1;
+        self.apply_changes(now);
+        let mut more = self.receive(now)?;
+        self.serve_egress(now);
+        self.serve_attempts(now);
+        self.serve_pings(now);
+        self.serve_relays(now);
+        self.serve_checks(now);
+        self.serve_found_names(now);
+        more |= self.udp_to_overlay(now);
+        self.stack.handle_timeout(now);
+        more |= self.dispatch(now);
+        more |= self.udp_to_envoy();
+        more |= self.transmit(now);
+        self.publish_status(now);
+        let now = self.clock.now();
+        self.sleeps_until = if more { Some(now) } else { self.deadline() };
+        Ok(self.sleeps_until.map(|deadline| deadline.saturating_since(now)))
     }
 
-    /// Sleeps until there is something to do.
-    fn wait(&mut self, events: &mut Events, more: bool) -> io::Result<()> {
-        let timeout = if more {
-            Some(Duration::ZERO)
-        } else {
-            let now = self.clock.now();
-            let attempt = self.attempts.front().map(|(deadline, _)| *deadline);
-            let status = self.status_stale.then_some(self.status_due);
-            let (relays, pings) = (self.relays.deadline(), self.pings.deadline());
-            let deadlines = [self.stack.poll_timeout(), relays, pings, attempt, status];
-            deadlines.into_iter().flatten().min().map(|deadline| deadline.saturating_since(now))
-        };
-        match self.poll.poll(events, timeout) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-            _ => {}
+    /// What an Envoy worker has to say to the overlay, and nothing else.
+    fn visit(&mut self) {
+        let now = self.clock.now();
+        self.stats.visits += 1;
+        self.serve_egress(now);
+        let more = self.dispatch(now) | self.transmit(now);
+        let deadline = self.deadline();
+        // The thread sleeps for what was due before.
+        if more || deadline.is_some_and(|due| self.sleeps_until.is_none_or(|until| due < until)) {
+            self.network.wake();
         }
-        for event in &*events {
+    }
+
+    /// When there is something to do next.
+    fn deadline(&self) -> Option<Instant> {
+        let attempt = self.attempts.front().map(|(deadline, _)| *deadline);
+        let status = self.status_stale.then_some(self.status_due);
+        let (relays, pings) = (self.relays.deadline(), self.pings.deadline());
+        [self.stack.poll_timeout(), relays, pings, attempt, status].into_iter().flatten().min()
+    }
+
+    fn ready(&mut self, events: &Events) {
+        for event in events {
             match event.token() {
                 WAKER => {}
                 UDP => self.socket.ready(event.is_readable(), event.is_writable()),
                 token if self.udp.ready(token) => {}
-                Token(token) => self.relays.ready(token - FIRST_RELAY),
+                Token(token) => self.relays.ready(token - FIRST_RELAY, event),
             }
         }
-        self.network.awake();
-        Ok(())
     }
 
     fn apply_changes(&mut self, now: Instant) {
         let Some(desired) = self.network.take_changes() else { return };
-        let registry = self.poll.registry();
-        self.udp.apply(now, &desired, registry, &mut self.stack, &mut self.udp_stats);
+        self.udp.apply(now, &desired, &self.registry, &mut self.stack, &mut self.udp_stats);
         if let Some(peers) = desired.peers {
             let set = resolve(&peers).and_then(|peers| Ok(self.stack.set_peers(now, peers)?));
             if let Err(error) = set {

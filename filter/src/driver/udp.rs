@@ -15,6 +15,8 @@ const KERNEL_BUFFER: usize = 4 << 20;
 
 pub(super) struct Socket {
     socket: mio::net::UdpSocket,
+    registry: Registry,
+    token: Token,
     state: UdpSocketState,
     ipv6: bool,
     readable: bool,
@@ -36,9 +38,11 @@ impl Socket {
         let mut socket = mio::net::UdpSocket::from_std(socket.into());
         let state = UdpSocketState::new((&socket).into())?;
         allow_fragmentation(&socket, ipv6);
-        registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+        registry.register(&mut socket, token, Interest::READABLE)?;
         Ok(Self {
             socket,
+            registry: registry.try_clone()?,
+            token,
             state,
             ipv6,
             readable: true,
@@ -55,7 +59,16 @@ impl Socket {
 
     pub(super) fn ready(&mut self, readable: bool, writable: bool) {
         self.readable |= readable;
-        self.writable |= writable;
+        if writable && !self.writable {
+            self.set_writable(true);
+        }
+    }
+
+    /// Has the system say when there is room only while there is none: it would say so after every datagram.
+    fn set_writable(&mut self, writable: bool) {
+        let interest = if writable { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+        // A refusal would leave the socket waiting for ever. Then a full kernel is as good as loss on the way.
+        self.writable = self.registry.reregister(&mut self.socket, self.token, interest).is_err() || writable;
     }
 
     /// One system call's worth of datagrams; whether there may be more.
@@ -119,7 +132,7 @@ impl Socket {
             match self.state.try_send((&self.socket).into(), &transmit_batch) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.writable = false;
+                    self.set_writable(false);
                     self.waiting = Some(transmit);
                     self.outgoing.drain(..index * per_call);
                     return sent;

@@ -181,7 +181,7 @@ impl Driver {
                     SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
                 };
                 let listener = *listener;
-                self.udp.open(SocketAddr::new(any, 0), self.poll.registry()).and_then(|key| {
+                self.udp.open(SocketAddr::new(any, 0), &self.registry).and_then(|key| {
                     let loopback = self.udp.sockets.get_mut(key).ok_or(ErrorKind::NotFound)?;
                     loopback.flow = Some(flow);
                     loopback.destinations = vec![listener];
