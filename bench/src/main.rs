@@ -23,6 +23,9 @@ struct Arguments {
 enum Bench {
     /// The whole node beside wireguard-go and onetun, between two namespaces.
     Node(node::Arguments),
+    /// What `node` starts as a process of its own.
+    #[command(hide = true)]
+    Hold(node::Hold),
     /// TCP over links with a rate, a delay, a queue and losses: the kernel's TCP, smoltcp's and ours.
     Wan(wan::Arguments),
 }
@@ -30,6 +33,7 @@ enum Bench {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().bench {
         Bench::Node(arguments) => node::run(&arguments),
+        Bench::Hold(arguments) => node::hold(&arguments),
         Bench::Wan(arguments) => wan::run(&arguments),
     };
     match outcome {

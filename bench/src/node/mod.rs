@@ -5,6 +5,7 @@
 //! of namespaces of its own. All are up during a run and take turns, load by load, so that what is compared is measured
 //! within seconds; every run builds them anew.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use clap::{Args, ValueEnum};
 use crate::Result;
 
 mod bulk;
+mod idle;
 mod machine;
 mod meter;
 mod report;
@@ -21,6 +23,7 @@ mod service;
 mod small;
 mod svg;
 mod syscalls;
+mod udp;
 mod world;
 
 use report::Report;
@@ -60,6 +63,12 @@ enum Measure {
     Connections,
     /// HTTP requests over 50 and 200 connections that stay open.
     Http,
+    /// Datagrams at 400 Mbit/s and as many as go.
+    Udp,
+    /// From the start of the near process to the first byte.
+    FirstByte,
+    /// Memory of nearly 10,000 idle connections, and what they cost one that is used. Only our node.
+    Idle,
 }
 
 impl Measure {
@@ -76,6 +85,12 @@ impl Measure {
             Self::Pingpong => vec![Load::Pingpong],
             Self::Connections => [16, 64].map(Load::Connections).to_vec(),
             Self::Http => [50, 200].map(Load::Http).to_vec(),
+            Self::Udp => [UDP_LARGE, UDP_SMALL]
+                .into_iter()
+                .flat_map(|stream| [Up, Down].map(|direction| Load::Udp(direction, stream)))
+                .collect(),
+            Self::FirstByte => vec![Load::FirstByte],
+            Self::Idle => vec![Load::Idle],
         }
     }
 }
@@ -88,9 +103,26 @@ enum Load {
     Pingpong,
     Connections(usize),
     Http(usize),
+    Udp(bulk::Direction, udp::Stream),
+    FirstByte,
+    Idle,
 }
 
+/// IP packets of 1,400 bytes, which no MTU between here and there splits.
+const UDP_LARGE: udp::Stream = udp::Stream { bytes: 1372, mbps: Some(400) };
+const UDP_SMALL: udp::Stream = udp::Stream { bytes: 64, mbps: None };
+
 impl Load {
+    /// Whether there is anything to learn from it on this side.
+    fn suits(self, side: Side) -> bool {
+        !matches!(self, Self::Idle) || side == Side::Ours
+    }
+
+    /// Whether the rig has to be one that has done nothing yet.
+    const fn needs_new(self) -> bool {
+        matches!(self, Self::Idle)
+    }
+
     fn run(self, world: &World, time: Duration) -> Result<Vec<Figure>> {
         match self {
             Self::Bulk(direction, streams) => bulk::measure(world, direction, streams, time),
@@ -98,8 +130,23 @@ impl Load {
             Self::Pingpong => small::pingpong(world, time),
             Self::Connections(at_once) => small::connections(world, at_once, time),
             Self::Http(connections) => small::http(world, connections, time),
+            Self::Udp(direction, stream) => udp::measure(world, direction, stream, time),
+            Self::FirstByte => {
+                Ok(vec![Figure::new("first_byte", "ms", world.first_byte.as_secs_f64() * 1e3)])
+            }
+            Self::Idle => idle::measure(world, time),
         }
     }
+}
+
+/// A part of the measure `idle` that runs in a process of its own.
+#[derive(Args)]
+pub(crate) struct Hold {
+    target: SocketAddr,
+}
+
+pub(crate) fn hold(arguments: &Hold) -> Result<()> {
+    idle::hold(arguments.target)
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -117,19 +164,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let cables: Vec<_> = sides.iter().map(|_| Cable::new()).collect::<Result<_>>()?;
         let mut rigs = Vec::new();
         for (side, cable) in sides.iter().zip(&cables) {
-            rigs.push((cable, Some(World::new(*side, cable, &products)?)));
+            rigs.push((*side, cable, Some(World::new(*side, cable, &products)?)));
         }
         for load in &loads {
-            for (cable, rig) in &mut rigs {
-                let Some(world) = rig else { continue };
-                let side = world.side;
+            for (side, cable, rig) in &mut rigs {
+                if !load.suits(*side) {
+                    continue;
+                }
+                if load.needs_new() {
+                    drop(rig.take());
+                }
+                let world = match rig {
+                    Some(world) => world,
+                    None => rig.insert(World::new(*side, cable, &products)?),
+                };
                 match load.run(world, time) {
-                    Ok(figures) => report.add(side, run, &figures),
+                    Ok(figures) => report.add(*side, run, &figures),
                     // Some peers do not manage every load; that is a result too. They get a new start.
                     Err(error) => {
                         eprintln!("    {:<13}{load:?}: {error}", side.name());
                         drop(rig.take());
-                        *rig = Some(World::new(side, cable, &products)?);
                     }
                 }
             }

@@ -16,7 +16,7 @@ use crate::Result;
 const REFERENCE: Side = Side::WireguardGo;
 
 /// Names in summary.json: a measure of a side against the same measure of the reference.
-const SUMMARY: [(&str, &str, Side); 21] = [
+const SUMMARY: [(&str, &str, Side); 23] = [
     ("bulk_up_1_vs_wireguard_go", "bulk_up_1", Side::Ours),
     ("bulk_down_1_vs_wireguard_go", "bulk_down_1", Side::Ours),
     ("bulk_up_16_vs_wireguard_go", "bulk_up_16", Side::Ours),
@@ -38,6 +38,16 @@ const SUMMARY: [(&str, &str, Side); 21] = [
     ("both_pingpong_p50_vs_wireguard_go", "pingpong_p50", Side::OursBoth),
     ("both_conn_rate_16_vs_wireguard_go", "connections_16", Side::OursBoth),
     ("both_http_200_vs_wireguard_go", "http_200", Side::OursBoth),
+    ("udp_up_400m_cpu_vs_wireguard_go", "udp_up_1372_400m_cpu", Side::Ours),
+    ("udp_down_400m_cpu_vs_wireguard_go", "udp_down_1372_400m_cpu", Side::Ours),
+];
+
+/// Names in summary.json of measures of our node that are ratios by themselves.
+const SUMMARY_OF_RATIOS: [(&str, &str); 4] = [
+    ("beside_10000_idle_throughput", "beside_idle_throughput"),
+    ("beside_10000_idle_throughput_down", "beside_idle_throughput_down"),
+    ("beside_10000_idle_latency", "beside_idle_latency"),
+    ("idle_memory_vs_null_filter", "idle_9800_memory_vs_null_filter"),
 ];
 
 /// The results so far.
@@ -115,6 +125,12 @@ impl Report {
         for (name, measure, side) in SUMMARY {
             if let Some(ratio) = self.now.get(measure).and_then(|row| row.ratio(side)) {
                 ratios[name] = rounded(ratio.median);
+            }
+        }
+        for (name, measure) in SUMMARY_OF_RATIOS {
+            let runs = self.now.get(measure).and_then(|row| row.runs(Side::Ours));
+            if let Some(spread) = runs.and_then(|runs| Spread::of(runs.iter().copied())) {
+                ratios[name] = rounded(spread.median);
             }
         }
         write(&path, &Value::Object(summary))?;

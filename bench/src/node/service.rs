@@ -155,6 +155,7 @@ pub(super) fn client<T: Send, F: Future<Output = Result<T>>>(
     namespace.run(|| runtime()?.block_on(client()))
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
+/// One thread of one's own.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }

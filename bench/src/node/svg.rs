@@ -6,17 +6,30 @@ use serde_json::{Map, Value};
 
 /// File, title, and what the names of its measures begin with; those with one of the `COSTS` at their end have a plot of
 /// their own.
-const PLOTS: [(&str, &str, &str, &str); 6] = [
+const PLOTS: [(&str, &str, &str, &str); 9] = [
     ("bulk.svg", "Bulk throughput, Gbit/s (more is better)", "bulk_", ""),
     ("bulk-cpu.svg", "Processor time of the near WireGuard, s/GB (less is better)", "bulk_", "_cpu"),
     ("bulk-wake-ups.svg", "Wake-ups of the near WireGuard, per MB (less is better)", "bulk_", "_wake_ups"),
     ("pingpong.svg", "One byte there and back, us (less is better)", "pingpong_", ""),
     ("connections.svg", "Connect, request, response, close, per second (more is better)", "connections_", ""),
     ("http.svg", "HTTP requests per second, 50 and 200 connections (more is better)", "http_", ""),
+    (
+        "udp.svg",
+        "UDP datagrams that arrive per second: 64 bytes unpaced, 1,372 bytes at 400 Mbit/s",
+        "udp_",
+        "",
+    ),
+    ("udp-loss.svg", "UDP datagrams lost, % (less is better)", "udp_", "_loss"),
+    (
+        "first-byte.svg",
+        "From the start of the near process to the first byte, ms (less is better)",
+        "first_byte",
+        "",
+    ),
 ];
 
 /// Ends of names that are costs or qualities of another measure.
-const COSTS: [&str; 4] = ["_cpu", "_wake_ups", "_errors", "_p99"];
+const COSTS: [&str; 6] = ["_cpu", "_wake_ups", "_errors", "_p99", "_loss", "_sent"];
 
 const COLOURS: [(&str, &str); 4] =
     [("wireguard-go", "#8a8f98"), ("ours", "#1f6feb"), ("ours-both", "#0a3069"), ("onetun", "#d29922")];

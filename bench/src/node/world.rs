@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use e2e::{Identity, Namespace, Node, Process, Products, WgPeer, connect, free_port};
 
 use super::service::{Service, answers};
+use super::udp::Datagrams;
 use crate::Result;
 
 /// Where the service listens, on every address of the far namespace.
@@ -17,6 +18,9 @@ const SERVICE: u16 = 9000;
 
 /// From the start of the near side to the first byte.
 const FIRST_BYTE: Duration = Duration::from_secs(20);
+
+/// What Envoy says when datagrams come faster than it takes them, which the measure `udp` makes sure of.
+const UDP_LOSS: &str = "Kernel dropped";
 
 /// What is between the client and the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -68,8 +72,13 @@ pub(super) struct World<'a> {
     pub(super) target: SocketAddr,
     /// The process whose cost counts: the near WireGuard.
     pub(super) process: u32,
+    /// From the start of that process to a byte that came back.
+    pub(super) first_byte: Duration,
+    pub(super) products: &'a Products,
     /// What the clients use.
     pub(super) service: Service,
+    /// The same for datagrams, at the same port.
+    pub(super) datagrams: Datagrams,
     _near: Box<dyn End + 'a>,
     _far: Box<dyn End + 'a>,
 }
@@ -81,57 +90,73 @@ impl<T: Sync> End for T {}
 
 impl<'a> World<'a> {
     /// Sets everything up and waits until a byte has come back.
-    pub(super) fn new(side: Side, cable: &'a Cable, products: &Products) -> Result<Self> {
+    pub(super) fn new(side: Side, cable: &'a Cable, products: &'a Products) -> Result<Self> {
         let Cable { near, far } = cable;
         let [near_id, far_id] = Identity::several();
         let (near_id, far_id) = (near_id.at(Namespace::NEAR), far_id.at(Namespace::FAR));
         let service = Service::start(far, (Ipv4Addr::UNSPECIFIED, SERVICE).into())?;
+        let datagrams = Datagrams::start(far, (Ipv4Addr::UNSPECIFIED, SERVICE).into())?;
         let overlay = SocketAddr::from((far_id.v4, SERVICE));
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
 
         let far_end: Box<dyn End + 'a> = match side {
             Side::OursBoth => {
-                let rule = format!("tcp:{SERVICE}:127.0.0.1:{SERVICE}");
-                let node = Node::with(products, &far_id).peer(&near_id).within(far).ingress(rule);
-                Box::new(node.start())
+                let node =
+                    Node::with(products, &far_id).peer(&near_id).within(far).expect_complaint(UDP_LOSS);
+                let rule = |protocol| format!("{protocol}:{SERVICE}:127.0.0.1:{SERVICE}");
+                Box::new(node.ingress(rule("tcp")).ingress(rule("udp")).start())
             }
             _ => Box::new(WgPeer::start(far, &far_id, &[&near_id])),
         };
-        let (near_end, target, process): (Box<dyn End + 'a>, _, _) = match side {
+        let start = Instant::now();
+        let (near_end, target, process, first_byte): (Box<dyn End + 'a>, _, _, _) = match side {
             Side::WireguardGo => {
                 let peer = WgPeer::start(near, &near_id, &[&far_id]);
                 let process = peer.process_id();
-                (Box::new(peer), overlay, process)
+                (Box::new(peer), overlay, process, wait_first_byte(near, overlay, start)?)
             }
             Side::Ours | Side::OursBoth => {
-                let rule = format!("tcp:{}:{overlay}", local.port());
-                let node = Node::with(products, &near_id).peer(&far_id).within(near).egress(rule).start();
+                let node =
+                    Node::with(products, &near_id).peer(&far_id).within(near).expect_complaint(UDP_LOSS);
+                let rule = |protocol| format!("{protocol}:{}:{overlay}", local.port());
+                let mut node = node.egress(rule("tcp")).egress(rule("udp")).build();
+                node.launch();
+                let first_byte = wait_first_byte(near, local, start)?;
+                node.wait_ready();
                 let envoy = node.envoy_id().ok_or("the node has no Envoy")?;
-                (Box::new(node), local, envoy)
+                (Box::new(node), local, envoy, first_byte)
             }
             Side::Onetun => {
                 let directory = tempfile::tempdir()?;
                 let onetun = onetun(near, directory.path(), &near_id, &far_id, local, overlay)?;
                 let process = onetun.id();
-                (Box::new((onetun, directory)), local, process)
+                (Box::new((onetun, directory)), local, process, wait_first_byte(near, local, start)?)
             }
         };
-        let world = Self { side, near, target, process, service, _near: near_end, _far: far_end };
-        world.wait_ready()?;
-        Ok(world)
+        Ok(Self {
+            side,
+            near,
+            target,
+            process,
+            first_byte,
+            products,
+            service,
+            datagrams,
+            _near: near_end,
+            _far: far_end,
+        })
     }
+}
 
-    /// Until a byte comes back: the handshake is over.
-    fn wait_ready(&self) -> Result<()> {
-        let start = Instant::now();
-        while !self.near.run(|| connect(self.target)).is_ok_and(answers) {
-            if start.elapsed() > FIRST_BYTE {
-                return Err(format!("{}: no byte came back within {FIRST_BYTE:?}", self.side.name()).into());
-            }
-            std::thread::sleep(Duration::from_millis(10));
+/// Until a byte comes back: everything is up, the handshake is over.
+fn wait_first_byte(near: &Namespace, target: SocketAddr, start: Instant) -> Result<Duration> {
+    while !near.run(|| connect(target)).is_ok_and(answers) {
+        if start.elapsed() > FIRST_BYTE {
+            return Err(format!("no byte came back within {FIRST_BYTE:?}").into());
         }
-        Ok(())
+        std::thread::sleep(Duration::from_millis(2));
     }
+    Ok(start.elapsed())
 }
 
 /// Loads with many short connections are not to wait for ports in TIME-WAIT.
@@ -156,7 +181,7 @@ fn onetun(
     fs::write(&key, &own.private_key)?;
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
     let mut command = near.command("onetun");
-    command.arg(format!("{local}:{overlay}:TCP")).arg("--private-key-file").arg(&key);
+    command.arg(format!("{local}:{overlay}:TCP,UDP")).arg("--private-key-file").arg(&key);
     command.args(["--endpoint-public-key", &peer.public_key, "--log", "error"]);
     command.arg("--endpoint-addr").arg(peer.endpoint.to_string());
     command.arg("--source-peer-ip").arg(own.v4.to_string());
