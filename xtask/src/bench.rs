@@ -6,11 +6,11 @@ use crate::run::{execute, note};
 use crate::{Result, peers, setup, workspace};
 
 /// Those of one crate, in memory: package and name.
-const IN_MEMORY: &[(&str, &str)] =
-    &[("nexodus-netstack", "flow_scaling"), ("nexodus-netstack", "udp_scaling")];
-
-/// Also in memory, and by name only: it is above its bound (`bench/README.md`).
-const BY_NAME: (&str, &str) = ("nexodus-netstack", "tcp_cost");
+const IN_MEMORY: &[(&str, &str)] = &[
+    ("nexodus-netstack", "flow_scaling"),
+    ("nexodus-netstack", "tcp_cost"),
+    ("nexodus-netstack", "udp_scaling"),
+];
 
 /// Those that need a rig: subcommands of the `bench` program.
 const RIGS: &[&str] = &["node", "wan"];
@@ -24,14 +24,13 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         note(format_args!("with a rig, as root: {}; see bench/README.md", RIGS.join(", ")));
         return Ok(());
     };
-    let in_memories = IN_MEMORY.iter().copied().chain([BY_NAME]);
-    if let Some((package, name)) = in_memories.clone().find(|(_, known)| known == name) {
+    if let Some((package, name)) = IN_MEMORY.iter().find(|(_, known)| known == name) {
         return in_memory(package, name, rest);
     }
     if RIGS.contains(&name.as_str()) {
         return rig(arguments);
     }
-    let known: Vec<_> = in_memories.map(|(_, name)| name).chain(RIGS.iter().copied()).collect();
+    let known: Vec<_> = IN_MEMORY.iter().map(|&(_, name)| name).chain(RIGS.iter().copied()).collect();
     Err(format!("no benchmark {name:?}; there are {}", known.join(", ")).into())
 }
 

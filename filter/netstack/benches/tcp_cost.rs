@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 }
 
 trait Host {
-    fn receive(&mut self, now: Instant, packet: &[u8]);
+    fn receive(&mut self, now: Instant, packets: &[Vec<u8>]);
     /// Fills packets until there is nothing to send, and returns how many.
     fn transmit(&mut self, now: Instant, packets: &mut [Vec<u8>]) -> usize;
     fn send(&mut self, now: Instant, data: &[u8]);
@@ -74,9 +74,7 @@ fn transfer(sender: &mut impl Host, receiver: &mut impl Host) -> [f64; 2] {
         let sending = start.elapsed();
 
         let start = std::time::Instant::now();
-        for packet in &packets[..sent] {
-            receiver.receive(now, packet);
-        }
+        receiver.receive(now, &packets[..sent]);
         loop {
             let read = receiver.recv(now, &mut out);
             // Without this the compiler leaves out what nobody looks at: the copy, where it can see it.
@@ -90,9 +88,7 @@ fn transfer(sender: &mut impl Host, receiver: &mut impl Host) -> [f64; 2] {
         let receiving = start.elapsed();
 
         let start = std::time::Instant::now();
-        for packet in &packets[..answers] {
-            sender.receive(now, packet);
-        }
+        sender.receive(now, &packets[..answers]);
         if counts {
             assert_eq!(sent, BATCH);
             costs[0].push(sending + start.elapsed());
@@ -139,8 +135,8 @@ fn server() -> Server {
 }
 
 impl Host for Connection {
-    fn receive(&mut self, now: Instant, packet: &[u8]) {
-        self.handle_packet(now, packet);
+    fn receive(&mut self, now: Instant, packets: &[Vec<u8>]) {
+        self.handle_burst(now, packets.iter().map(Vec::as_slice));
     }
 
     fn transmit(&mut self, now: Instant, packets: &mut [Vec<u8>]) -> usize {
@@ -168,11 +164,11 @@ impl Host for Connection {
 }
 
 impl Host for Server {
-    fn receive(&mut self, now: Instant, packet: &[u8]) {
+    fn receive(&mut self, now: Instant, packets: &[Vec<u8>]) {
         match self {
-            Self::Open(connection) => connection.receive(now, packet),
+            Self::Open(connection) => connection.receive(now, packets),
             Self::Listening => {
-                *self = Self::Open(Box::new(Connection::accept(settings(), now, packet, 3, 4).unwrap()));
+                *self = Self::Open(Box::new(Connection::accept(settings(), now, &packets[0], 3, 4).unwrap()));
             }
         }
     }
@@ -221,10 +217,12 @@ impl Smol {
 }
 
 impl Host for Smol {
-    fn receive(&mut self, now: Instant, packet: &[u8]) {
-        let mut reply = Vec::new();
-        let mut port = Port { rx: Some(packet), tx: Some(&mut reply) };
-        self.interface.poll_ingress_single(at(now), &mut port, &mut self.set);
+    fn receive(&mut self, now: Instant, packets: &[Vec<u8>]) {
+        for packet in packets {
+            let mut reply = Vec::new();
+            let mut port = Port { rx: Some(packet), tx: Some(&mut reply) };
+            self.interface.poll_ingress_single(at(now), &mut port, &mut self.set);
+        }
     }
 
     fn transmit(&mut self, now: Instant, packets: &mut [Vec<u8>]) -> usize {

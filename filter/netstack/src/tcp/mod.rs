@@ -7,6 +7,7 @@ mod engine;
 mod flow;
 mod life;
 mod receive;
+mod run;
 pub(crate) mod segment;
 mod table;
 mod transmit;

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use super::pages::PAGE;
+use super::recovery::Mode;
 use super::segment::Segment;
+use super::seq::{Seq, count};
 use super::{Connection, End, Pressure, Stage};
 use crate::Instant;
 use crate::ip::{self, Packet};
+use crate::tcp::run::Run;
 
 /// After so long without a segment a timestamp says nothing (RFC 7323, section 5.5).
 const TIMESTAMP_LIFE: Duration = Duration::from_secs(24 * 24 * 3600);
@@ -14,6 +17,11 @@ const TIMESTAMP_LIFE: Duration = Duration::from_secs(24 * 24 * 3600);
 impl Connection {
     /// Takes a whole IP packet. False: it is none of this connection's segments.
     pub fn handle_packet(&mut self, now: Instant, packet: &[u8]) -> bool {
+        self.handle_whole(now, packet).is_some()
+    }
+
+    /// What [`Self::handle_segment`] says of the packet's segment, if it is one of this connection.
+    fn handle_whole(&mut self, now: Instant, packet: &[u8]) -> Option<bool> {
         let parsed = Packet::parse(packet).ok().and_then(|packet| {
             let ports = packet.payload.first_chunk::<4>()?;
             let [s0, s1, d0, d1] = *ports;
@@ -25,23 +33,57 @@ impl Connection {
                 && (!self.settings.verify_checksums || ip::checksum_holds(&packet));
             Segment::parse(packet.payload).filter(|_| ours)
         });
-        match parsed {
-            Some(segment) => self.handle_segment(now, &segment),
-            None => self.counters.malformed += 1,
-        }
-        parsed.is_some()
+        let Some(segment) = parsed else {
+            self.counters.malformed += 1;
+            return None;
+        };
+        Some(self.handle_segment(now, &segment))
     }
 
-    /// Takes a segment of this connection.
-    pub(crate) fn handle_segment(&mut self, now: Instant, segment: &Segment<'_>) {
+    /// Takes whole IP packets that have come together. Those that follow one another in the stream, and say nothing else,
+    /// cost little more than their bytes.
+    pub fn handle_burst<'p>(&mut self, now: Instant, packets: impl IntoIterator<Item = &'p [u8]>) {
+        let mut run: Option<Run> = None;
+        for packet in packets {
+            let next = run.as_ref().and_then(|run| run.follows(packet));
+            if next.is_some_and(|(seq, payload)| self.handle_more(now, seq, payload)) {
+                continue;
+            }
+            let simple = self.handle_whole(now, packet) == Some(true);
+            run = if simple && !self.settings.verify_checksums { Run::begin(packet) } else { None };
+        }
+    }
+
+    /// Takes a segment that differs in its number and its bytes alone from the last one, of which [`Self::handle_segment`] has
+    /// said `true`. False, and nothing has happened: it is not simply what comes next.
+    pub(crate) fn handle_more(&mut self, now: Instant, seq: u32, payload: &[u8]) -> bool {
+        let seq = Seq(seq);
+        let simple = self.stage == Stage::Open
+            && self.recovery.mode == Mode::Open
+            && self.pressure != Pressure::Full
+            && seq == self.rcv.nxt;
+        if !simple || !self.rcv.take_next(payload) {
+            return false;
+        }
+        self.counters.received = self.counters.received.wrapping_add(1);
+        self.wl1 = seq.latest(self.wl1);
+        self.owe_acknowledgement(now, count(payload.len()), payload.len() >= self.rcv.mss as usize);
+        self.answered(now, self.una);
+        true
+    }
+
+    /// Takes a segment of this connection. True: the like of it would say nothing new but its bytes.
+    pub(crate) fn handle_segment(&mut self, now: Instant, segment: &Segment<'_>) -> bool {
         self.counters.received = self.counters.received.wrapping_add(1);
         match self.stage {
-            Stage::Closed => {}
-            Stage::SynSent => self.arrive_in_syn_sent(now, segment),
+            Stage::Closed => false,
+            Stage::SynSent => {
+                self.arrive_in_syn_sent(now, segment);
+                false
+            }
             _ => {
-                if self.is_current(now, segment) {
-                    self.arrive(now, segment);
-                }
+                let known = self.is_current(now, segment) && self.arrive(now, segment);
+                known && segment.ack == self.una && u32::from(segment.window) << self.shift == self.wnd
             }
         }
     }
@@ -67,10 +109,11 @@ impl Connection {
         true
     }
 
-    fn arrive(&mut self, now: Instant, segment: &Segment<'_>) {
+    /// False: something was wrong with it, or is to be said of it.
+    fn arrive(&mut self, now: Instant, segment: &Segment<'_>) -> bool {
         if segment.is_rst() {
             self.arrive_reset(now, segment);
-            return;
+            return false;
         }
         if self.stage == Stage::SynReceived && segment.is_syn() && segment.seq + 1 == self.rcv.nxt {
             if segment.is_ack() && self.acknowledges_syn(segment) {
@@ -84,7 +127,7 @@ impl Connection {
                     self.timers.syn_at = self.timers.syn_at.map(|at| at.min(now));
                 }
             }
-            return;
+            return false;
         }
         let accepted = self.rcv.accepts(segment.seq, segment.end());
         if !accepted {
@@ -95,7 +138,7 @@ impl Connection {
                 if segment.is_fin() {
                     self.timers.time_wait_end = now + self.settings.time_wait;
                 }
-                return;
+                return false;
             }
             // Its acknowledgement is good all the same (section 3.10.7.4 for a closed window): two ends that have filled each
             // other's buffers would else never hear of each other again.
@@ -107,12 +150,12 @@ impl Connection {
                 self.answered(now, before);
                 self.close_when_complete(now);
             }
-            return;
+            return false;
         }
         if segment.is_syn() {
             // A SYN in the window is an old duplicate or an attack (RFC 5961, section 4).
             self.answer_stray(now, segment);
-            return;
+            return false;
         }
         if let Some((value, echo)) = segment.options.timestamps.filter(|_| self.timestamps) {
             if !segment.seq.is_after(self.last_ack_sent) {
@@ -124,25 +167,26 @@ impl Connection {
             }
         }
         if !segment.is_ack() {
-            return;
+            return false;
         }
         if self.stage == Stage::SynReceived {
             if !self.acknowledges_syn(segment) {
                 self.counters.bad_acks += 1;
                 self.timers.stray_reset = Some(segment.ack);
-                return;
+                return false;
             }
             self.establish(now, segment);
         }
         let before = self.una;
         if !self.take_acknowledgement(now, segment, false) {
-            return;
+            return false;
         }
         if !segment.payload.is_empty() || segment.is_fin() {
             self.take_bytes(now, segment);
         }
         self.answered(now, before);
         self.close_when_complete(now);
+        true
     }
 
     /// RFC 5961, section 3: only the exact number resets.
@@ -175,15 +219,23 @@ impl Connection {
         if taken.advanced && self.rcv.finished && !self.fin_sent() {
             self.passive_close = true;
         }
+        if taken.urgent {
+            self.timers.ack_now = true;
+        }
+        if taken.advanced {
+            self.owe_acknowledgement(now, self.rcv.nxt - before, segment.payload.len() >= had_mss as usize);
+        }
+    }
+
+    /// Every second full segment at the latest (RFC 9293, section 3.8.6.3); a batch of many gets one.
+    fn owe_acknowledgement(&mut self, now: Instant, bytes: u32, full: bool) {
         let timers = &mut self.timers;
-        timers.ack_bytes = timers.ack_bytes.saturating_add(self.rcv.nxt - before);
-        let full = segment.payload.len() >= had_mss as usize;
+        timers.ack_bytes = timers.ack_bytes.saturating_add(bytes);
         let quick = full && timers.quick_acks > 0;
         timers.quick_acks -= u8::from(quick);
-        // Every second full segment at the latest (RFC 9293, section 3.8.6.3); a batch of many gets one.
-        if taken.urgent || quick || timers.ack_bytes >= 2 * self.rcv.mss {
+        if quick || timers.ack_bytes >= 2 * self.rcv.mss {
             timers.ack_now = true;
-        } else if taken.advanced && timers.ack_at.is_none() {
+        } else if timers.ack_at.is_none() {
             timers.ack_at = Some(now + self.settings.ack_delay);
         }
     }

@@ -119,6 +119,18 @@ impl Receiver {
         }
     }
 
+    /// The next bytes. False, and nothing has happened: there is more to think about.
+    pub(super) fn take_next(&mut self, payload: &[u8]) -> bool {
+        let len = count(payload.len());
+        let simple = len <= self.window_left() && self.ranges.is_empty() && self.fin.is_none();
+        if simple {
+            self.mss = self.mss.max(len);
+            self.pages.write(self.available() as usize, payload);
+            self.nxt = self.nxt + len;
+        }
+        simple
+    }
+
     /// Bytes at `seq`, and `fin` behind them.
     pub(super) fn take(&mut self, seq: Seq, mut payload: &[u8], fin: bool) -> Taken {
         let mut taken = Taken::default();

@@ -22,6 +22,8 @@ pub(super) struct Tuning {
     taken_before: u32,
     /// Round trip as the receiver sees it, from echoed timestamps, in microseconds; zero before the first.
     round_trip: u64,
+    /// When it was measured last. What comes together says it once.
+    measured: Instant,
 }
 
 impl Connection {
@@ -53,9 +55,10 @@ impl Connection {
     /// forgotten slowly.
     pub(super) fn receiver_round_trip(&mut self, now: Instant, echo: u32) {
         let millis = self.timestamp(now).wrapping_sub(echo);
-        if millis.cast_signed() < 0 {
+        if millis.cast_signed() < 0 || self.tuning.measured == now {
             return;
         }
+        self.tuning.measured = now;
         let sample = u64::from(millis.max(1)) * 1000;
         let known = self.tuning.round_trip;
         self.tuning.round_trip = if known == 0 || sample < known { sample } else { (known * 7 + sample) / 8 };
