@@ -8,6 +8,7 @@ use crate::{Result, peers, setup, workspace};
 /// Those of one crate, in memory: package and name.
 const IN_MEMORY: &[(&str, &str)] = &[
     ("nexodus-netstack", "flow_scaling"),
+    ("nexodus-netstack", "netstack_vs_ring"),
     ("nexodus-netstack", "tcp_cost"),
     ("nexodus-netstack", "udp_scaling"),
 ];

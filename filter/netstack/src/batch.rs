@@ -33,6 +33,12 @@ impl<'a> Batch<'a> {
         self.closed || self.segments >= MAX_SEGMENTS || self.buffer.len() + self.segment_size > MAX_BYTES
     }
 
+    /// How many datagrams of up to `largest` bytes may be added, and one in any case. Those of a batch are of one size.
+    pub(crate) fn room(&self, largest: usize) -> u32 {
+        let bytes = MAX_BYTES.saturating_sub(self.buffer.len()) / largest.max(1);
+        u32::try_from(bytes.min(MAX_SEGMENTS.saturating_sub(self.segments)).max(1)).unwrap_or(1)
+    }
+
     pub(crate) fn close(&mut self) {
         self.closed = true;
     }

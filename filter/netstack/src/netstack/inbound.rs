@@ -1,14 +1,35 @@
 //! Inner packets on their way in.
 
 use super::{Netstack, Route};
+use crate::FlowId;
 use crate::ip::icmp::{self, Undelivered};
 use crate::ip::{self, Packet};
+use crate::tcp::Context;
+use crate::tcp::Run;
 use crate::tcp::segment::Tuple;
 use crate::wireguard::PeerId;
+
+/// A run of packets, whose flow it is, and who sends it.
+pub(super) struct FlowRun {
+    run: Run,
+    flow: FlowId,
+    from: Option<PeerId>,
+}
 
 impl Netstack {
     /// Takes an inner packet; `None` is ourselves.
     pub(super) fn receive(&mut self, from: Option<PeerId>, bytes: &[u8]) {
+        // The next packet of the stream that the last one belonged to: it comes from where that came from, and goes where that
+        // went.
+        if let Some(last) = self.run.as_ref().filter(|last| last.from == from)
+            && let Some((seq, payload)) = last.run.follows(bytes)
+        {
+            let mut cx = Context { now: self.now, outbox: &mut self.outbox, stats: &mut self.stats };
+            if self.tcp.receive_more(&mut cx, last.flow, seq, payload) {
+                return;
+            }
+        }
+        self.run = None;
         let Ok((packet, piece)) = Packet::parse_any(bytes) else {
             self.stats.bad_packet += 1;
             return;
@@ -39,7 +60,8 @@ impl Netstack {
         match packet.protocol {
             ip::TCP => {
                 let (tcp, mut cx) = self.tcp();
-                tcp.receive(&mut cx, packet);
+                let flow = tcp.receive(&mut cx, packet);
+                self.run = flow.and_then(|flow| Some(FlowRun { run: Run::begin(packet.bytes)?, flow, from }));
             }
             ip::UDP => {
                 if !self.udp.receive(self.now, packet, &mut self.stats) {

@@ -21,6 +21,7 @@ use crate::{
     Config, ConfigError, ConnectError, Event, FlowId, Instant, Local, MAX_MTU, MIN_MTU, PeerConfig,
     PeerStatus, Stats, Transmit,
 };
+use inbound::FlowRun;
 use pings::Pings;
 use waiting::Waiting;
 
@@ -61,6 +62,10 @@ pub struct Netstack {
     /// Flows to ourselves that wait for room in `loopback`.
     waiting: Vec<FlowId>,
     packet: Vec<u8>,
+    /// Where received packets are opened.
+    opened: Vec<u8>,
+    /// What the last packet has begun.
+    run: Option<FlowRun>,
 }
 
 /// Where a packet goes.
@@ -117,6 +122,8 @@ impl Netstack {
             held_back: None,
             waiting: Vec::new(),
             packet: Vec::new(),
+            opened: Vec::new(),
+            run: None,
         })
     }
 
@@ -127,6 +134,7 @@ impl Netstack {
     /// When the list contradicts itself; nothing is changed then.
     pub fn set_peers(&mut self, now: Instant, peers: Vec<PeerConfig>) -> Result<(), ConfigError> {
         self.advance(now);
+        self.run = None;
         self.wireguard.set_peers(self.now, peers, &mut self.stats)?;
         self.tcp.unpark_all();
         // Routes have changed, and the id of a peer that is gone may name another one.
@@ -233,13 +241,12 @@ impl Netstack {
         self.advance(now);
         self.stats.rx_datagrams += 1;
         self.stats.rx_bytes += datagram.len() as u64;
-        let mut packet = std::mem::take(&mut self.packet);
-        packet.clear();
-        if let Some((peer, inner)) = self.wireguard.receive(self.now, remote, datagram, &mut self.stats) {
-            packet.extend_from_slice(inner);
-            self.receive(Some(peer), &packet);
+        let mut opened = std::mem::take(&mut self.opened);
+        let inner = self.wireguard.receive(self.now, remote, datagram, &mut opened, &mut self.stats);
+        if let Some((peer, packet)) = inner {
+            self.receive(Some(peer), packet);
         }
-        self.packet = packet;
+        self.opened = opened;
         self.unpark();
     }
 

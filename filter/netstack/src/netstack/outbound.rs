@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 
 use super::{Netstack, Route};
-use crate::FlowId;
 use crate::batch::Batch;
 use crate::ip::{Cut, Packet};
-use crate::wireguard::PeerId;
+use crate::tcp::Context;
+use crate::wireguard::{PeerId, Wireguard};
+use crate::{FlowId, Instant};
 
 /// Segments that a flow sends before the next one has its turn.
-const TURN: usize = 32;
+const TURN: u32 = 32;
 
 impl Netstack {
     pub(super) fn fill_from_outbox(&mut self, batch: &mut Batch<'_>) {
@@ -114,17 +115,28 @@ impl Netstack {
         endpoint: SocketAddr,
         packet: &mut Vec<u8>,
     ) {
-        for _ in 0..TURN {
-            if batch.is_full() {
-                break;
-            }
-            let (tcp, mut cx) = self.tcp();
-            if !tcp.next_segment(&mut cx, flow, packet) {
-                return;
-            }
-            self.seal(batch, peer, endpoint, packet);
+        let Self { now, tcp, wireguard, outbox, stats, held_back, mtu, .. } = self;
+        let mut cx = Context { now: *now, outbox, stats };
+        // Sealed, a packet has 32 bytes more.
+        let largest = *mtu + 32;
+        let (mut left, mut sealed) = (TURN, 0);
+        let mut more = true;
+        // The first packet shows whether those like it fit to what the batch holds.
+        let mut most = if batch.is_empty() { batch.room(largest) } else { 1 };
+        while left > 0 && !batch.is_full() {
+            let given = tcp.next_segments(&mut cx, flow, most.min(left), &mut |segment| {
+                packet.clear();
+                segment.append_to(packet);
+                sealed += u64::from(seal(batch, wireguard, *now, (peer, endpoint), packet, held_back));
+            });
+            left = if given == 0 { 0 } else { left - given };
+            more = given > 0;
+            most = batch.room(largest);
         }
-        self.tcp.again(flow);
+        cx.stats.tx_packets += sealed;
+        if more {
+            tcp.again(flow);
+        }
     }
 
     /// Flows whose peers have a session now, or have none coming, look again.
@@ -155,7 +167,8 @@ impl Netstack {
                 return;
             }
             let (tcp, mut cx) = self.tcp();
-            if !tcp.next_segment(&mut cx, flow, packet) {
+            packet.clear();
+            if tcp.next_segments(&mut cx, flow, 1, &mut |segment| segment.append_to(packet)) == 0 {
                 return;
             }
             self.loopback.push(packet.clone(), &mut self.stats);
@@ -164,11 +177,28 @@ impl Netstack {
     }
 
     fn seal(&mut self, batch: &mut Batch<'_>, peer: PeerId, endpoint: SocketAddr, packet: &mut Vec<u8>) {
-        let (now, stats, wireguard) = (self.now, &mut self.stats, &mut self.wireguard);
-        if let Some(datagram) =
-            batch.add_with(endpoint, |buffer| wireguard.seal(now, peer, packet, buffer, stats))
-        {
-            self.held_back = Some((endpoint, datagram));
-        }
+        let Self { now, wireguard, stats, held_back, .. } = self;
+        let sealed = seal(batch, wireguard, *now, (peer, endpoint), packet, held_back);
+        stats.tx_packets += u64::from(sealed);
     }
+}
+
+/// Seals a packet into the batch. One that does not fit to the others is held back. False: the peer has no session.
+fn seal(
+    batch: &mut Batch<'_>,
+    wireguard: &mut Wireguard,
+    now: Instant,
+    (peer, endpoint): (PeerId, SocketAddr),
+    packet: &mut Vec<u8>,
+    held_back: &mut Option<(SocketAddr, Vec<u8>)>,
+) -> bool {
+    let mut sealed = false;
+    let datagram = batch.add_with(endpoint, |buffer| {
+        sealed = wireguard.seal(now, peer, packet, buffer);
+        sealed
+    });
+    if let Some(datagram) = datagram {
+        *held_back = Some((endpoint, datagram));
+    }
+    sealed
 }

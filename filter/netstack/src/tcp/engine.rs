@@ -5,7 +5,7 @@ use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
 use super::conn::segment::Segment;
-use super::conn::{Connection, End, Pressure, Settings, State};
+use super::conn::{Connection, End, Outgoing, Pressure, Settings, State};
 use super::segment::Tuple;
 use super::table::Stamps;
 use crate::seed::{Seeded, next_random};
@@ -89,14 +89,30 @@ impl Engine {
         Connection::accept(shared.settings.clone(), now, syn, iss, offset).map(Self)
     }
 
-    /// Takes a segment of this flow.
-    pub(super) fn receive(&mut self, now: Instant, segment: &Segment<'_>) {
-        self.0.handle_segment(now, segment);
+    /// Takes a segment of this flow. True: the like of it would say nothing new but its bytes.
+    pub(super) fn receive(&mut self, now: Instant, segment: &Segment<'_>) -> bool {
+        self.0.handle_segment(now, segment)
+    }
+
+    /// Takes a segment that differs from the last one, of which `receive` has said `true`, in its number and its bytes alone.
+    /// False, and nothing has happened: it has to be received like any other.
+    pub(super) fn receive_more(&mut self, now: Instant, seq: u32, payload: &[u8]) -> bool {
+        self.0.handle_more(now, seq, payload)
     }
 
     /// Writes the next segment into `out`. False: nothing to send (now).
     pub(super) fn transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
         self.0.poll_packet(now, out)
+    }
+
+    /// Gives `take` the next segment, and up to `most` in all if those that follow are equal. Returns how many.
+    pub(super) fn transmit_burst(
+        &mut self,
+        now: Instant,
+        most: u32,
+        take: &mut dyn FnMut(&Outgoing<'_>),
+    ) -> u32 {
+        self.0.poll_burst(now, most, take)
     }
 
     /// Only the timers: nothing can be sent now.

@@ -26,6 +26,7 @@ use crate::wireguard::PeerId;
 use crate::{ConnectError, Event, FlowId, Instant, Limits, Local, Stats};
 use engine::{Engine, Shared};
 use flow::{Flow, FlowState, Kind};
+pub(crate) use run::Run;
 use segment::Tuple;
 use table::Table;
 

@@ -12,24 +12,56 @@ use crate::ip::Packet;
 use crate::{CloseReason, FlowId};
 
 impl Tcp {
-    pub(crate) fn receive(&mut self, cx: &mut Context<'_>, packet: &Packet<'_>) {
+    /// Takes a segment. Returns its flow if the like of it would say nothing new but its bytes: [`Self::receive_more`] is for
+    /// those that follow.
+    pub(crate) fn receive(&mut self, cx: &mut Context<'_>, packet: &Packet<'_>) -> Option<FlowId> {
         let Some(segment) = Segment::parse(packet.payload) else {
             cx.stats.bad_packet += 1;
-            return;
+            return None;
         };
         let tuple = Tuple {
             local: SocketAddr::new(packet.destination, segment.destination_port),
             remote: SocketAddr::new(packet.source, segment.source_port),
         };
         match self.table.get(tuple) {
-            Some(Entry::Flow(id)) => self.receive_for(cx, id, packet, &segment),
+            Some(Entry::Flow(id)) => return self.receive_for(cx, id, packet, &segment).then_some(id),
             Some(Entry::TimeWait(rest)) => self.receive_resting(cx, tuple, rest, packet, &segment),
             None => self.receive_unmatched(cx, tuple, packet, &segment),
         }
+        None
     }
 
-    fn receive_for(&mut self, cx: &mut Context<'_>, id: FlowId, packet: &Packet<'_>, segment: &Segment) {
-        let Some(flow) = self.flows.get_mut(id.index as usize) else { return };
+    /// Takes a segment of which [`Run`](super::Run) says that it continues the last one. False, and nothing has happened: it has
+    /// to be received like any other.
+    pub(crate) fn receive_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: FlowId,
+        seq: u32,
+        payload: &[u8],
+    ) -> bool {
+        let pressure = self.limits.pressure(cx.stats);
+        let Some(flow) = self.flow_mut(id).filter(|flow| !flow.released) else { return false };
+        let Some(engine) = flow.engine_mut() else { return false };
+        engine.set_pressure(pressure);
+        if !engine.receive_more(cx.now, seq, payload) {
+            return false;
+        }
+        flow.account(cx.stats);
+        self.tell(id, Kind::Readable);
+        self.make_ready(id);
+        true
+    }
+
+    /// True: the like of it would say nothing new but its bytes.
+    fn receive_for(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: FlowId,
+        packet: &Packet<'_>,
+        segment: &Segment,
+    ) -> bool {
+        let Some(flow) = self.flows.get_mut(id.index as usize) else { return false };
         let engine = match &mut flow.state {
             FlowState::Live(engine) => engine,
             FlowState::Held { syn, seq } => {
@@ -41,17 +73,17 @@ impl Tcp {
                     syn.clear();
                     syn.extend_from_slice(packet.bytes);
                 }
-                return;
+                return false;
             }
-            FlowState::Drained { .. } | FlowState::Ended(_) => return,
+            FlowState::Drained { .. } | FlowState::Ended(_) => return false,
         };
-        let Some(whole) = conn::segment::Segment::parse(packet.payload) else { return };
+        let Some(whole) = conn::segment::Segment::parse(packet.payload) else { return false };
         let available = engine.recv_available();
         // All data is acknowledged and only the answer to our FIN is missing: a peer that has forgotten the flow by now
         // says with its RST that it has had everything.
         let last_ack = engine.is_last_ack();
         engine.set_pressure(self.limits.pressure(cx.stats));
-        engine.receive(cx.now, &whole);
+        let simple = engine.receive(cx.now, &whole);
         cx.stats.budget_dropped += u64::from(engine.take_starved());
         let more = engine.recv_available() > available;
         let closed = engine.phase() == Phase::Closed
@@ -59,17 +91,18 @@ impl Tcp {
         let unwanted = more && flow.released;
         if closed {
             self.complete(cx, id);
-            return;
+            return false;
         }
         if unwanted {
             self.abort(cx, id);
-            return;
+            return false;
         }
         self.update(cx, id);
         if more {
             self.tell(id, Kind::Readable);
         }
         self.make_ready(id);
+        simple
     }
 
     fn receive_resting(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::conn::Outgoing;
 use super::{Context, Tcp};
 use crate::wireguard::PeerId;
 use crate::{FlowId, Instant};
@@ -43,16 +44,23 @@ impl Tcp {
         self.flow(id).map(|flow| flow.tuple.remote.ip())
     }
 
-    /// The flow's next segment as an IP packet. When there is none, the flow's turn is over and its timers are set.
-    pub(crate) fn next_segment(&mut self, cx: &mut Context<'_>, id: FlowId, out: &mut Vec<u8>) -> bool {
-        let Some(flow) = self.flows.get_mut(id.index as usize) else { return false };
-        let Some(engine) = flow.engine_mut() else { return false };
+    /// Gives `take` the flow's next segments as IP packets, `most` of them if that many are equal. Returns how many it gave;
+    /// with none the flow's turn is over, and its timers are set.
+    pub(crate) fn next_segments(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: FlowId,
+        most: u32,
+        take: &mut dyn FnMut(&Outgoing<'_>),
+    ) -> u32 {
+        let Some(flow) = self.flows.get_mut(id.index as usize) else { return 0 };
+        let Some(engine) = flow.engine_mut() else { return 0 };
         engine.set_pressure(self.limits.pressure(cx.stats));
-        if engine.transmit(cx.now, out) {
-            return true;
+        let given = engine.transmit_burst(cx.now, most, take);
+        if given == 0 {
+            self.settle(cx, id);
         }
-        self.settle(cx, id);
-        false
+        given
     }
 
     /// No way out now: the flow waits for its peer's session (or, without a peer, for a route).

@@ -51,7 +51,6 @@ pub(crate) struct Wireguard {
     datagrams: Datagrams,
     /// Peers for which waiting is over: they got a session, or gave up.
     settled: Vec<PeerId>,
-    scratch: Vec<u8>,
     mtu: usize,
 }
 
@@ -71,7 +70,6 @@ impl Wireguard {
             timers: Timers::new(),
             datagrams: Datagrams::default(),
             settled: Vec::new(),
-            scratch: Vec::new(),
             mtu: mtu.into(),
         }
     }
@@ -134,22 +132,27 @@ impl Wireguard {
         self.allowed_ips.lookup(address)
     }
 
-    /// Takes a datagram; the peer and the inner packet it carried, if it did.
-    pub(crate) fn receive(
+    /// Takes a datagram; the peer and the inner packet it carried, if it did. `space` is where packets are opened: it grows as
+    /// needed, and what it holds does not matter.
+    pub(crate) fn receive<'a>(
         &mut self,
         now: Instant,
         remote: SocketAddr,
         datagram: &[u8],
+        space: &'a mut Vec<u8>,
         stats: &mut Stats,
-    ) -> Option<(PeerId, &[u8])> {
+    ) -> Option<(PeerId, &'a [u8])> {
         set_clock(now);
         let (id, handshake, cookie) = self.identify(remote, datagram, stats)?;
         let peer = self.peers.get_mut(id as usize)?;
         peer.refresh(now, &mut self.datagrams, stats);
-        self.scratch.resize(datagram.len().max(148) + 32, 0);
+        let needed = datagram.len().max(148) + 32;
+        if space.len() < needed {
+            space.resize(needed, 0);
+        }
         let mut inner = None;
         let mut opened = true;
-        match peer.decapsulate(remote, datagram, &mut self.scratch) {
+        match peer.decapsulate(remote, datagram, space) {
             TunnResult::Done => {
                 // A cookie reply is not authenticated by the peer's key: it says nothing about where the peer is.
                 opened = !cookie;
@@ -182,7 +185,7 @@ impl Wireguard {
             self.settled.push(id);
         }
         self.schedule(now, id);
-        inner.map(|len| (id, &self.scratch[..len]))
+        inner.map(|len| (id, &space[..len]))
     }
 
     /// Whom the datagram is from, whether it is a handshake message, whether it is a cookie reply.
@@ -259,23 +262,13 @@ impl Wireguard {
     }
 
     /// Seals an inner packet at the end of `out`; pads it first. False without a session.
-    pub(crate) fn seal(
-        &mut self,
-        now: Instant,
-        id: PeerId,
-        packet: &mut Vec<u8>,
-        out: &mut Vec<u8>,
-        stats: &mut Stats,
-    ) -> bool {
+    pub(crate) fn seal(&mut self, now: Instant, id: PeerId, packet: &mut Vec<u8>, out: &mut Vec<u8>) -> bool {
         set_clock(now);
         let Some(peer) = self.peers.get_mut(id as usize) else { return false };
         // Lengths are hidden up to 16 bytes, but never past the MTU (WireGuard paper, section 5.4.6).
         let padded = packet.len().next_multiple_of(16).min(self.mtu).max(packet.len());
         packet.resize(padded, 0);
         let sealed = peer.encapsulate(now, packet, out);
-        if sealed {
-            stats.tx_packets += 1;
-        }
         self.schedule(now, id);
         sealed
     }

@@ -1,0 +1,167 @@
+//! Payload through TCP, WireGuard, WireGuard and TCP on one core, beside what its encryption and decryption cost alone, with
+//! the library that boringtun uses, in the same run. Fails below the bound.
+//!
+//! The acknowledgements, which are encrypted too, are in the netstack's part.
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
+
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nexodus_netstack::{Config, Event, FlowId, Instant, Limits, Netstack, PeerConfig};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+
+/// Least throughput as a part of ring's.
+const LEAST: f64 = 0.7;
+const ROUNDS: usize = 9;
+/// Batches in a round, and those before it that open the windows.
+const BATCHES: usize = 1000;
+const FIRST: usize = 200;
+/// Payload of a full segment, and bytes of a batch.
+const SEGMENT: usize = 1368;
+const BATCH: usize = 48 * SEGMENT;
+
+fn main() -> ExitCode {
+    let mut ratios = Vec::new();
+    for _ in 0..ROUNDS {
+        let (netstack, ring) = (throughput(netstack()), throughput(ring()));
+        println!("netstack {netstack:.2} Gbit/s, ring {ring:.2} Gbit/s, ratio {:.2}", netstack / ring);
+        ratios.push(netstack / ring);
+    }
+    ratios.sort_by(f64::total_cmp);
+    let median = ratios[ROUNDS / 2];
+    println!("median ratio {median:.2}, at least {LEAST}");
+    if median >= LEAST { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Gbit/s of payload. Without the dearest few of all batches: something else had the core meanwhile.
+fn throughput(mut batches: Vec<Duration>) -> f64 {
+    batches.sort();
+    batches.truncate(batches.len() / 20 * 19);
+    let total: Duration = batches.iter().sum();
+    #[expect(clippy::cast_precision_loss, reason = "the numbers are small")]
+    let bits = (batches.len() * BATCH * 8) as f64;
+    bits / total.as_secs_f64() / 1e9
+}
+
+/// Seals all segments of a batch, then opens them.
+fn ring() -> Vec<Duration> {
+    let key = || LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &[7; 32]).unwrap());
+    let (sealer, opener) = (key(), key());
+    let nonce = |batch: usize, n: usize| {
+        let mut nonce = [0; 12];
+        nonce[4..].copy_from_slice(&(batch * BATCH + n).to_le_bytes());
+        Nonce::assume_unique_for_key(nonce)
+    };
+    let mut segments: Vec<Vec<u8>> = (0..BATCH / SEGMENT).map(|_| vec![7; SEGMENT + 16]).collect();
+    let batch = |batch: usize| {
+        let start = std::time::Instant::now();
+        for (n, segment) in segments.iter_mut().enumerate() {
+            let (payload, space) = segment.split_at_mut(SEGMENT);
+            let tag = sealer.seal_in_place_separate_tag(nonce(batch, n), Aad::empty(), payload).unwrap();
+            space.copy_from_slice(tag.as_ref());
+        }
+        for (n, segment) in segments.iter_mut().enumerate() {
+            black_box(opener.open_in_place(nonce(batch, n), Aad::empty(), segment).unwrap());
+        }
+        start.elapsed()
+    };
+    (0..BATCHES).map(batch).collect()
+}
+
+/// The bytes of a batch go from one stack to the other, and are read there.
+fn netstack() -> Vec<Duration> {
+    let mut pair = Pair::new();
+    let data = vec![7; BATCH];
+    let mut out = vec![0; BATCH];
+    let batch = |_| {
+        let start = std::time::Instant::now();
+        let (mut sent, mut received) = (0, 0);
+        while received < BATCH {
+            sent += pair.stacks[0].send(pair.now, pair.flows[0], &data[sent..]);
+            pair.exchange();
+            let read = pair.stacks[1].recv(pair.now, pair.flows[1], &mut out);
+            black_box(&mut out);
+            received += read;
+            if read == 0 {
+                // Both wait for a timer, the pacer's say.
+                pair.now = pair.now + Duration::from_millis(1);
+            }
+        }
+        start.elapsed()
+    };
+    (0..FIRST + BATCHES).map(batch).skip(FIRST).collect()
+}
+
+/// Two stacks, and a flow from one to the other.
+struct Pair {
+    stacks: [Netstack; 2],
+    flows: [FlowId; 2],
+    now: Instant,
+    buffer: Vec<u8>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let now = Instant::from_micros(1_000_000);
+        let mut stacks = [stack(0, now), stack(1, now)];
+        stacks[1].listen(80);
+        let flow = stacks[0].connect(now, "100.64.0.2:80".parse().unwrap()).unwrap();
+        let mut pair = Self { stacks, flows: [flow; 2], now, buffer: Vec::new() };
+        for _ in 0..4 {
+            pair.exchange();
+        }
+        assert!(pair.stacks[1].stats().flows == 1 && pair.stacks[1].stats().pending == 0);
+        pair
+    }
+
+    /// One turn of each: what is to be sent is sent, and handled by the other.
+    fn exchange(&mut self) {
+        self.now = self.now + Duration::from_micros(50);
+        for end in 0..2 {
+            if self.stacks[end].poll_timeout().is_some_and(|at| at <= self.now) {
+                self.stacks[end].handle_timeout(self.now);
+            }
+            while let Some(event) = self.stacks[end].poll_event() {
+                if let Event::Incoming { flow, .. } = event {
+                    self.flows[1] = flow;
+                    self.stacks[end].accept(self.now, flow);
+                }
+                assert!(!matches!(event, Event::Closed { .. }), "{event:?}");
+            }
+            while let Some(transmit) = self.stacks[end].poll_transmit(self.now, &mut self.buffer) {
+                for datagram in self.buffer.chunks(transmit.segment_size.unwrap_or(self.buffer.len())) {
+                    self.stacks[1 - end].handle_datagram(self.now, endpoint(end), datagram);
+                }
+            }
+        }
+    }
+}
+
+fn endpoint(end: usize) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, u8::try_from(end + 1).unwrap()], 51_820))
+}
+
+fn stack(end: usize, now: Instant) -> Netstack {
+    let key = |end: usize| [u8::try_from(end).unwrap() + 11; 32];
+    let config = Config {
+        private_key: key(end),
+        addresses: vec![format!("100.64.0.{}/32", end + 1).parse().unwrap()],
+        mtu: 1420,
+        limits: Limits::default(),
+        seed: end as u64,
+    };
+    let other = 1 - end;
+    let secret = boringtun::x25519::StaticSecret::from(key(other));
+    let peer = PeerConfig {
+        public_key: boringtun::x25519::PublicKey::from(&secret).to_bytes(),
+        preshared_key: None,
+        endpoint: Some(endpoint(other)),
+        allowed_ips: vec![format!("100.64.0.{}/32", other + 1).parse().unwrap()],
+        persistent_keepalive: None,
+    };
+    let mut stack = Netstack::new(config, now).unwrap();
+    stack.set_peers(now, vec![peer]).unwrap();
+    stack
+}
