@@ -95,26 +95,20 @@ pub(super) struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    /// The runs with seeds from one to `runs`. Those of one row and seed stand together, so that they run side by side.
+    /// The runs with seeds from one to `runs`. Those of one seed stand together, so that a measurement which is cut off has as
+    /// many of every row; in them those of one row, so that they run side by side.
     pub(super) fn tasks(&self, runs: u64) -> Vec<Task> {
         let named = |name: &str| self.rows.is_empty() || self.rows.iter().any(|part| name.contains(part));
         let chosen =
             |column: &Column| self.columns.is_empty() || self.columns.iter().any(|name| name == column.name);
-        let mut tasks = Vec::new();
-        let mut add = |cells: &[Cell]| {
-            for seed in 1..=runs {
-                tasks.extend(cells.iter().map(|cell| Task { cell: cell.clone(), seed, attempts: 0 }));
-            }
-        };
-        for row in all().into_iter().filter(|row| named(&row.name)) {
-            let columns = COLUMNS.into_iter().filter(chosen);
-            add(&columns.map(|column| Cell::Row(row.clone(), column)).collect::<Vec<_>>());
-        }
-        if self.pairs {
-            let pairs = PAIRS.into_iter().filter(|pair| named(pair.name));
-            add(&pairs.map(Cell::Pair).collect::<Vec<_>>());
-        }
-        tasks
+        let rows = all().into_iter().filter(|row| named(&row.name));
+        let cells = rows.flat_map(|row| {
+            COLUMNS.into_iter().filter(chosen).map(move |column| Cell::Row(row.clone(), column))
+        });
+        let pairs = PAIRS.into_iter().filter(|pair| self.pairs && named(pair.name)).map(Cell::Pair);
+        let cells: Vec<_> = cells.chain(pairs).collect();
+        let of_seed = |seed| cells.iter().map(move |cell| Task { cell: cell.clone(), seed, attempts: 0 });
+        (1..=runs).flat_map(of_seed).collect()
     }
 }
 
@@ -137,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_runs_of_a_row_and_seed_stand_together() {
+    fn the_runs_of_a_seed_and_row_stand_together() {
         let (rows, columns) = (["20 ms, loss 0.1%".to_owned()], ["ours_to_linux", "linux_to_linux"]);
         let columns = columns.map(str::to_owned);
         let tasks = Choice { rows: &rows, columns: &columns, pairs: true }.tasks(2);
