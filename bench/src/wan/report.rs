@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::plan::Cell;
-use super::results::{Results, jain, median};
+use super::results::{Results, Run, jain, median};
 use super::rows::{COLUMNS, Column, PAIRS, Row, all};
 use crate::Result;
 
@@ -70,8 +70,7 @@ fn table(out: &mut String, rows: &[Row], columns: &[Column], results: &Results) 
         };
         let cells: Vec<_> = (0..columns.len()).map(cell).collect();
         let fault = row.name.rsplit(", ").next().unwrap_or_default();
-        let _ =
-            writeln!(out, "| {fault} | {} | {} |", cells.join(" | "), effort(runs.iter().copied().flatten()));
+        let _ = writeln!(out, "| {fault} | {} | {} |", cells.join(" | "), effort(&runs));
     }
 }
 
@@ -96,19 +95,20 @@ fn pairs(out: &mut String, results: &Results) {
             of(0),
             of(1),
             middle(&jain),
-            effort(runs)
+            effort(&[runs])
         );
     }
 }
 
-/// `5 x 60 s`: the fewest runs of a column are what counts; those that were disturbed are told.
-fn effort<'a>(runs: impl IntoIterator<Item = &'a super::results::Run>) -> String {
-    let runs: Vec<_> = runs.into_iter().collect();
-    let seconds = runs.iter().map(|run| run.seconds).min().unwrap_or_default();
-    let most = runs.iter().map(|run| run.seed).max().unwrap_or_default();
-    let disturbed = runs.iter().filter(|run| run.late_pct > DISTURBED).count();
+/// `5 x 60 s`: what the column with the fewest has, of those that were measured. Disturbed runs are told.
+fn effort(columns: &[&[Run]]) -> String {
+    let measured = || columns.iter().filter(|runs| !runs.is_empty());
+    let fewest = measured().map(|runs| runs.len()).min().unwrap_or_default();
+    let runs = || measured().copied().flatten();
+    let seconds = runs().map(|run| run.seconds).min().unwrap_or_default();
+    let disturbed = runs().filter(|run| run.late_pct > DISTURBED).count();
     let note = if disturbed > 0 { format!(", {disturbed} of all disturbed") } else { String::new() };
-    format!("{most} x {seconds} s{note}")
+    format!("{fewest} x {seconds} s{note}")
 }
 
 #[cfg(test)]
