@@ -13,6 +13,9 @@ const IN_MEMORY: &[(&str, &str)] = &[
     ("nexodus-netstack", "udp_scaling"),
 ];
 
+/// The one among them whose ratio stands in the summary of results.
+const IN_SUMMARY: &str = "netstack_vs_ring";
+
 /// Those that need a rig: subcommands of the `bench` program.
 const RIGS: &[&str] = &["node", "wan"];
 
@@ -62,5 +65,8 @@ fn rig(arguments: &[String]) -> Result<()> {
 fn in_memory(package: &str, name: &str, arguments: &[String]) -> Result<()> {
     let mut cargo: Command = workspace::cargo()?;
     cargo.args(["bench", "--package", package, "--bench", name, "--"]).args(arguments);
+    if name == IN_SUMMARY {
+        cargo.arg("--summary").arg(workspace::root().join("bench/results/summary.json"));
+    }
     execute(&format!("{package}: {name}"), &mut cargo)
 }

@@ -1,11 +1,15 @@
 //! Payload through TCP, WireGuard, WireGuard and TCP on one core, beside what its encryption and decryption cost alone, with
 //! the library that boringtun uses, in the same run. Fails below the bound.
 //!
-//! The acknowledgements, which are encrypted too, are in the netstack's part.
+//! The acknowledgements, which are encrypted too, are in the netstack's part. `--summary FILE` puts the ratio into a JSON file
+//! beside those of other benchmarks.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
 
+use std::fs;
 use std::hint::black_box;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -32,7 +36,23 @@ fn main() -> ExitCode {
     ratios.sort_by(f64::total_cmp);
     let median = ratios[ROUNDS / 2];
     println!("median ratio {median:.2}, at least {LEAST}");
+    if let Some(path) = std::env::args().skip_while(|argument| argument != "--summary").nth(1) {
+        save(Path::new(&path), median);
+    }
     if median >= LEAST { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn save(path: &Path, ratio: f64) {
+    let mut summary: serde_json::Value = match fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text).unwrap(),
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::NotFound);
+            serde_json::json!({})
+        }
+    };
+    summary["ratios"]["netstack_vs_ring"] = ((ratio * 1000.0).round() / 1000.0).into();
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, serde_json::to_string_pretty(&summary).unwrap() + "\n").unwrap();
 }
 
 /// Gbit/s of payload. Without the dearest few of all batches: something else had the core meanwhile.
