@@ -1,5 +1,6 @@
 //! Inner IP packets: reading their headers, writing those that the stack makes itself, fragments in both directions.
 
+mod address;
 mod checksum;
 mod cut;
 pub(crate) mod icmp;
@@ -7,6 +8,7 @@ mod outbox;
 mod parse;
 mod reassembly;
 
+pub(crate) use address::Address;
 pub(crate) use checksum::Sum;
 pub(crate) use cut::Cut;
 pub(crate) use outbox::Outbox;

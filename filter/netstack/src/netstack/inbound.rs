@@ -96,7 +96,7 @@ impl Netstack {
             Some(Route::Peer(peer)) => from == Some(peer),
             None => false,
         };
-        let tuple = Tuple { local, remote };
+        let tuple = Tuple { local: local.into(), remote: remote.into() };
         match protocol {
             ip::TCP if way => {
                 let (tcp, mut cx) = self.tcp();

@@ -80,7 +80,8 @@ impl Engine {
     /// An active open.
     pub(super) fn connect(shared: &Shared, now: Instant, tuple: Tuple) -> Self {
         let (iss, offset) = (shared.iss(now, tuple), shared.timestamp_offset(tuple));
-        Self(Connection::connect(shared.settings.clone(), now, (tuple.local, tuple.remote), iss, offset))
+        let ends = (tuple.local.into(), tuple.remote.into());
+        Self(Connection::connect(shared.settings.clone(), now, ends, iss, offset))
     }
 
     /// A passive open: the answer to the SYN in a whole IP packet.

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 
 use slab::Slab;
 
-use crate::ip::Outbox;
+use crate::ip::{Address, Outbox};
 use crate::listen::Listening;
 use crate::seed::{Seeded, next_random};
 use crate::timers::Timers;
@@ -44,7 +44,8 @@ pub(crate) struct Context<'a> {
 
 pub(crate) struct Tcp {
     shared: Shared,
-    flows: Slab<Flow>,
+    /// Boxed: the slab doubles, and half of it may be empty.
+    flows: Slab<Box<Flow>>,
     generation: u32,
     table: Table,
     listening: Listening,
@@ -96,14 +97,14 @@ impl Tcp {
         remote: SocketAddr,
     ) -> Result<FlowId, ConnectError> {
         self.admit(cx.stats)?;
-        let Some(tuple) = self.free_tuple(local, remote) else {
+        let Some(tuple) = self.free_tuple(local, remote.into()) else {
             cx.stats.no_ports += 1;
             return Err(ConnectError::NoPorts);
         };
         let engine = Engine::connect(&self.shared, cx.now, tuple);
         cx.stats.flows_connected += 1;
         let deadline = cx.now + self.limits.connect_timeout;
-        let id = self.insert(cx, tuple, FlowState::Live(Box::new(engine)), true, deadline);
+        let id = self.insert(cx, tuple, FlowState::Live(engine), true, deadline);
         self.make_ready(id);
         Ok(id)
     }
@@ -117,7 +118,7 @@ impl Tcp {
         let Some(engine) = Engine::accept(&self.shared, cx.now, tuple, &syn) else { return };
         cx.stats.flows_accepted += 1;
         if let Some(flow) = self.flow_mut(id) {
-            flow.state = FlowState::Live(Box::new(engine));
+            flow.state = FlowState::Live(engine);
             flow.deadline = Some(deadline);
         }
         self.update(cx, id);
@@ -233,9 +234,11 @@ impl Tcp {
             }
             let ended = matches!(flow.state, FlowState::Ended(_));
             let event = match kind {
-                Kind::Incoming => {
-                    Event::Incoming { flow: id, local: flow.tuple.local, remote: flow.tuple.remote }
-                }
+                Kind::Incoming => Event::Incoming {
+                    flow: id,
+                    local: flow.tuple.local.into(),
+                    remote: flow.tuple.remote.into(),
+                },
                 Kind::Connected => Event::Connected { flow: id },
                 // Told already, or too late.
                 Kind::Readable if flow.recv_available() == 0 => continue,
@@ -267,7 +270,7 @@ impl Tcp {
         Ok(())
     }
 
-    fn free_tuple(&mut self, local: std::net::IpAddr, remote: SocketAddr) -> Option<Tuple> {
+    fn free_tuple(&mut self, local: std::net::IpAddr, remote: Address) -> Option<Tuple> {
         let span = u64::from(*EPHEMERAL.end() - *EPHEMERAL.start()) + 1;
         // In turn, from a secret start (RFC 6056, section 3.3.3): a port drawn at random is soon one that rests in TIME_WAIT
         // at the other end, and with it half of all SYNs go unanswered. At random only past ports that are taken.
@@ -276,7 +279,7 @@ impl Tcp {
         (0..PORT_TRIES).find_map(|attempt| {
             let place = if attempt == 0 { turn } else { next_random(&mut self.random) };
             let offset = u16::try_from(place % span).unwrap_or_default();
-            let tuple = Tuple { local: SocketAddr::new(local, EPHEMERAL.start() + offset), remote };
+            let tuple = Tuple { local: Address::new(local, EPHEMERAL.start() + offset), remote };
             // Towards ourselves, the other end must not be the same flow.
             (tuple.local != remote && self.table.get(tuple).is_none()).then_some(tuple)
         })
@@ -299,18 +302,19 @@ impl Tcp {
         self.timers.at_latest(id, &mut flow.timer, deadline);
         cx.stats.pending += usize::from(flow.is_pending());
         flow.account(cx.stats);
-        entry.insert(flow);
+        entry.insert(Box::new(flow));
         self.table.insert(tuple, id);
         cx.stats.flows = self.flows.len();
         id
     }
 
     fn flow(&self, id: FlowId) -> Option<&Flow> {
-        self.flows.get(id.index as usize).filter(|flow| flow.generation == id.generation)
+        self.flows.get(id.index as usize).map(|flow| &**flow).filter(|flow| flow.generation == id.generation)
     }
 
     fn flow_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
-        self.flows.get_mut(id.index as usize).filter(|flow| flow.generation == id.generation)
+        let flow = self.flows.get_mut(id.index as usize).map(|flow| &mut **flow);
+        flow.filter(|flow| flow.generation == id.generation)
     }
 
     fn make_ready(&mut self, id: FlowId) {

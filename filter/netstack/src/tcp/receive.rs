@@ -1,14 +1,12 @@
 //! Segments from the overlay.
 
-use std::net::SocketAddr;
-
 use super::conn;
 use super::engine::Phase;
 use super::flow::{FlowState, Kind};
 use super::segment::{Segment, Tuple};
 use super::table::{Entry, TimeWait};
 use super::{Context, Tcp};
-use crate::ip::Packet;
+use crate::ip::{Address, Packet};
 use crate::{CloseReason, FlowId};
 
 impl Tcp {
@@ -20,8 +18,8 @@ impl Tcp {
             return None;
         };
         let tuple = Tuple {
-            local: SocketAddr::new(packet.destination, segment.destination_port),
-            remote: SocketAddr::new(packet.source, segment.source_port),
+            local: Address::new(packet.destination, segment.destination_port),
+            remote: Address::new(packet.source, segment.source_port),
         };
         match self.table.get(tuple) {
             Some(Entry::Flow(id)) => return self.receive_for(cx, id, packet, &segment).then_some(id),
@@ -147,7 +145,7 @@ impl Tcp {
         if segment.is_rst() {
             return;
         }
-        if !(segment.opens() && self.listening.contains(tuple.local)) {
+        if !(segment.opens() && self.listening.contains(tuple.local.into())) {
             Self::answer_reset(cx, packet, segment);
             return;
         }

@@ -1,8 +1,6 @@
 //! TCP headers (RFC 9293, section 3.1), as far as demultiplexing and answers without a flow need them.
 
-use std::net::SocketAddr;
-
-use crate::ip::{self, Packet};
+use crate::ip::{self, Address, Packet};
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -12,8 +10,8 @@ const ACK: u8 = 0x10;
 /// The two ends of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Tuple {
-    pub(crate) local: SocketAddr,
-    pub(crate) remote: SocketAddr,
+    pub(crate) local: Address,
+    pub(crate) remote: Address,
 }
 
 /// The header fields of a segment.
@@ -71,8 +69,8 @@ pub(crate) fn reset(packet: &Packet<'_>, segment: &Segment) -> Vec<u8> {
     let (seq, ack, flags) =
         if segment.is_ack() { (segment.ack, 0, RST) } else { (0, segment.end(), RST | ACK) };
     let tuple = Tuple {
-        local: SocketAddr::new(packet.destination, segment.destination_port),
-        remote: SocketAddr::new(packet.source, segment.source_port),
+        local: Address::new(packet.destination, segment.destination_port),
+        remote: Address::new(packet.source, segment.source_port),
     };
     bare(tuple, seq, ack, flags)
 }

@@ -34,29 +34,38 @@ pub(crate) struct Stamps {
 }
 
 pub(super) struct Table {
-    entries: HashMap<Tuple, Entry, Seeded>,
+    flows: HashMap<Tuple, FlowId, Seeded>,
+    /// Apart from the flows: these are larger, and mostly fewer.
+    resting: HashMap<Tuple, TimeWait, Seeded>,
     /// In the order of their end.
-    resting: VecDeque<(Instant, Tuple)>,
+    order: VecDeque<(Instant, Tuple)>,
     max_time_wait: usize,
 }
 
 impl Table {
     pub(super) fn new(seed: u64, max_time_wait: usize) -> Self {
-        Self { entries: HashMap::with_hasher(Seeded(seed)), resting: VecDeque::new(), max_time_wait }
+        Self {
+            flows: HashMap::with_hasher(Seeded(seed)),
+            resting: HashMap::with_hasher(Seeded(seed)),
+            order: VecDeque::new(),
+            max_time_wait,
+        }
     }
 
     pub(super) fn get(&self, tuple: Tuple) -> Option<Entry> {
-        self.entries.get(&tuple).copied()
+        let flow = self.flows.get(&tuple).map(|&flow| Entry::Flow(flow));
+        flow.or_else(|| self.resting.get(&tuple).map(|&rest| Entry::TimeWait(rest)))
     }
 
     pub(super) fn insert(&mut self, tuple: Tuple, flow: FlowId) {
-        self.entries.insert(tuple, Entry::Flow(flow));
+        self.flows.insert(tuple, flow);
+        self.wake(tuple);
     }
 
     /// Frees the tuple if `flow` has it: it may belong to a successor already.
     pub(super) fn remove(&mut self, tuple: Tuple, flow: FlowId) {
-        if matches!(self.entries.get(&tuple), Some(Entry::Flow(owner)) if *owner == flow) {
-            self.entries.remove(&tuple);
+        if self.flows.get(&tuple) == Some(&flow) {
+            self.flows.remove(&tuple);
         }
     }
 
@@ -68,41 +77,40 @@ impl Table {
         rest: (u32, u32, Option<Stamps>),
         stats: &mut Stats,
     ) {
-        if self.resting.len() >= self.max_time_wait {
+        if self.order.len() >= self.max_time_wait {
             stats.time_wait_evicted += 1;
             self.wake_first();
         }
         let until = now + TIME_WAIT;
         let (snd_nxt, rcv_nxt, stamps) = rest;
-        self.entries.insert(tuple, Entry::TimeWait(TimeWait { snd_nxt, rcv_nxt, stamps, until }));
-        self.resting.push_back((until, tuple));
-        stats.time_wait = self.resting.len();
+        self.flows.remove(&tuple);
+        self.resting.insert(tuple, TimeWait { snd_nxt, rcv_nxt, stamps, until });
+        self.order.push_back((until, tuple));
+        stats.time_wait = self.order.len();
     }
 
     /// Ends a rest early.
     pub(super) fn wake(&mut self, tuple: Tuple) {
-        if matches!(self.entries.get(&tuple), Some(Entry::TimeWait(_))) {
-            self.entries.remove(&tuple);
-        }
+        self.resting.remove(&tuple);
     }
 
     pub(super) fn expire(&mut self, now: Instant, stats: &mut Stats) {
-        while self.resting.front().is_some_and(|&(until, _)| until <= now) {
+        while self.order.front().is_some_and(|&(until, _)| until <= now) {
             self.wake_first();
         }
-        stats.time_wait = self.resting.len();
+        stats.time_wait = self.order.len();
     }
 
     pub(super) fn next_expiry(&self) -> Option<Instant> {
-        self.resting.front().map(|&(until, _)| until)
+        self.order.front().map(|&(until, _)| until)
     }
 
     fn wake_first(&mut self) {
-        if let Some((at, tuple)) = self.resting.pop_front()
+        if let Some((at, tuple)) = self.order.pop_front()
             // The tuple may have been woken and be in other use since.
-            && matches!(self.entries.get(&tuple), Some(Entry::TimeWait(rest)) if rest.until == at)
+            && self.resting.get(&tuple).is_some_and(|rest| rest.until == at)
         {
-            self.entries.remove(&tuple);
+            self.resting.remove(&tuple);
         }
     }
 }

@@ -47,11 +47,15 @@ pub(crate) fn compose(tuple: Tuple, payload: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    fn address(text: &str) -> ip::Address {
+        text.parse::<std::net::SocketAddr>().unwrap().into()
+    }
+
     /// RFC 768: zero means that there is no checksum, which IPv6 does not allow.
     #[test]
     fn a_checksum_of_zero_is_sent_as_ones() {
         for (local, remote) in [("10.0.0.1:1", "10.0.0.2:2"), ("[fd00::1]:1", "[fd00::2]:2")] {
-            let tuple = Tuple { local: local.parse().unwrap(), remote: remote.parse().unwrap() };
+            let tuple = Tuple { local: address(local), remote: address(remote) };
             let checksum = |payload: [u8; 2]| {
                 let packet = compose(tuple, &payload);
                 let parsed = ip::Packet::parse(&packet).unwrap();

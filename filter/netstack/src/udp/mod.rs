@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use slab::Slab;
 
-use crate::ip::Packet;
+use crate::ip::{Address, Packet};
 use crate::listen::Listening;
 use crate::seed::{Seeded, next_random};
 use crate::tcp::segment::Tuple;
@@ -87,7 +87,7 @@ impl Udp {
             stats.udp_too_many_flows += 1;
             return Err(ConnectError::TooManyFlows);
         }
-        let Some(tuple) = self.free_tuple(local, remote) else {
+        let Some(tuple) = self.free_tuple(local, remote.into()) else {
             stats.no_ports += 1;
             return Err(ConnectError::NoPorts);
         };
@@ -102,12 +102,12 @@ impl Udp {
             return true;
         };
         let tuple = Tuple {
-            local: SocketAddr::new(packet.destination, header.destination_port),
-            remote: SocketAddr::new(packet.source, header.source_port),
+            local: Address::new(packet.destination, header.destination_port),
+            remote: Address::new(packet.source, header.source_port),
         };
         let id = match self.table.get(&tuple) {
             Some(&id) => id,
-            None if !self.listening.contains(tuple.local) => return false,
+            None if !self.listening.contains(tuple.local.into()) => return false,
             None if self.flows.len() >= self.limits.max_udp_flows => {
                 stats.udp_too_many_flows += 1;
                 return true;
@@ -184,8 +184,8 @@ impl Udp {
             if !std::mem::replace(&mut flow.told, true) {
                 return Some(Event::UdpIncoming {
                     flow: id,
-                    local: flow.tuple.local,
-                    remote: flow.tuple.remote,
+                    local: flow.tuple.local.into(),
+                    remote: flow.tuple.remote.into(),
                 });
             }
             let Some(reason) = flow.ended else { continue };
@@ -214,12 +214,12 @@ impl Udp {
         self.timers.next()
     }
 
-    fn free_tuple(&mut self, local: IpAddr, remote: SocketAddr) -> Option<Tuple> {
+    fn free_tuple(&mut self, local: IpAddr, remote: Address) -> Option<Tuple> {
         let span = u64::from(*EPHEMERAL.end() - *EPHEMERAL.start()) + 1;
         (0..PORT_TRIES).find_map(|_| {
             let offset = u16::try_from(next_random(&mut self.random) % span).unwrap_or_default();
-            let tuple = Tuple { local: SocketAddr::new(local, EPHEMERAL.start() + offset), remote };
-            let free = !self.table.contains_key(&tuple) && !self.listening.contains(tuple.local);
+            let tuple = Tuple { local: Address::new(local, EPHEMERAL.start() + offset), remote };
+            let free = !self.table.contains_key(&tuple) && !self.listening.contains(tuple.local.into());
             // Towards ourselves, the other end must not be the same flow.
             (free && tuple.local != remote).then_some(tuple)
         })

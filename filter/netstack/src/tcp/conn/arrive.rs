@@ -134,6 +134,10 @@ impl Connection {
             self.counters.out_of_window += 1;
             self.rcv.repeated(segment.seq, segment.end());
             self.answer_stray(now, segment);
+            if segment.seq == segment.end() && self.board.is_empty() {
+                // A keepalive: as long as the peer sends them, our own clock for them does not run out.
+                self.rest_buffers();
+            }
             if self.stage == Stage::TimeWait {
                 if segment.is_fin() {
                     self.timers.time_wait_end = now + self.settings.time_wait;

@@ -10,13 +10,20 @@ const MOST: usize = 4;
 /// as one, and a sender counts its segments by their bytes (RFC 2883, section 4: "one contiguous sequence").
 #[derive(Default)]
 pub(super) struct Duplicates {
+    /// Only while there are some: most connections never have any.
+    blocks: Option<Box<Waiting>>,
+}
+
+#[derive(Default)]
+struct Waiting {
     blocks: [Block; MOST],
     len: usize,
 }
 
 impl Duplicates {
     pub(super) fn push(&mut self, block: Block) {
-        if let Some(last) = self.blocks[..self.len].last_mut() {
+        let known = self.blocks.get_or_insert_default();
+        if let Some(last) = known.blocks[..known.len].last_mut() {
             if last.1 == block.0 {
                 last.1 = block.1;
                 return;
@@ -26,22 +33,26 @@ impl Duplicates {
                 return;
             }
         }
-        if let Some(free) = self.blocks.get_mut(self.len) {
+        if let Some(free) = known.blocks.get_mut(known.len) {
             *free = block;
-            self.len += 1;
+            known.len += 1;
         }
     }
 
     /// The oldest.
     pub(super) fn pop(&mut self) -> Option<Block> {
-        let first = *self.blocks[..self.len].first()?;
-        self.blocks.copy_within(1.., 0);
-        self.len -= 1;
+        let known = self.blocks.as_mut()?;
+        let first = known.blocks[0];
+        known.blocks.copy_within(1.., 0);
+        known.len -= 1;
+        if known.len == 0 {
+            self.blocks = None;
+        }
         Some(first)
     }
 
     pub(super) const fn is_empty(&self) -> bool {
-        self.len == 0
+        self.blocks.is_none()
     }
 }
 

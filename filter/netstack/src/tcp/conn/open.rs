@@ -18,7 +18,7 @@ use super::timers::Timers;
 use super::tuning::Tuning;
 use super::{Connection, Counters, End, Pressure, Settings, Stage};
 use crate::Instant;
-use crate::ip::Packet;
+use crate::ip::{Address, Packet};
 
 /// A peer cannot ask for less (Linux: `tcp_min_snd_mss`): tiny segments cost more than they carry.
 const LEAST_MSS: u16 = 48;
@@ -37,7 +37,14 @@ impl Connection {
         iss: u32,
         ts_offset: u32,
     ) -> Self {
-        Self::new(settings, now, Ends { local: ends.0, remote: ends.1 }, iss, ts_offset, Stage::SynSent)
+        Self::new(
+            settings,
+            now,
+            Ends { local: ends.0.into(), remote: ends.1.into() },
+            iss,
+            ts_offset,
+            Stage::SynSent,
+        )
     }
 
     /// Accepts a connection whose SYN is in `packet`, a whole IP packet: [`Self::poll_packet`] has the SYN|ACK. `None`: there is
@@ -57,8 +64,8 @@ impl Connection {
             return None;
         }
         let ends = Ends {
-            local: SocketAddr::new(packet.destination, u16::from_be_bytes([ports[2], ports[3]])),
-            remote: SocketAddr::new(packet.source, u16::from_be_bytes([ports[0], ports[1]])),
+            local: Address::new(packet.destination, u16::from_be_bytes([ports[2], ports[3]])),
+            remote: Address::new(packet.source, u16::from_be_bytes([ports[0], ports[1]])),
         };
         let mut connection = Self::new(settings, now, ends, iss, ts_offset, Stage::SynReceived);
         connection.counters.received = 1;

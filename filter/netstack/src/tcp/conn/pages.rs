@@ -8,6 +8,12 @@ pub(super) const PAGE: usize = 16 << 10;
 /// Bytes from a front that moves on, written at any distance from it.
 #[derive(Default)]
 pub(super) struct Pages {
+    /// From the first byte on, until [`Pages::release`] finds it empty: an idle connection has none.
+    held: Option<Box<Held>>,
+}
+
+#[derive(Default)]
+struct Held {
     pages: VecDeque<Vec<u8>>,
     /// Bytes of the first page that are gone.
     skip: usize,
@@ -18,14 +24,18 @@ pub(super) struct Pages {
 impl Pages {
     /// Writes at `offset` from the front. What lies between older bytes and these is undefined until it is written.
     pub(super) fn write(&mut self, offset: usize, mut data: &[u8]) {
-        let mut at = self.skip + offset;
+        if data.is_empty() {
+            return;
+        }
+        let held = self.held.get_or_insert_default();
+        let mut at = held.skip + offset;
         while !data.is_empty() {
             let (index, within) = (at / PAGE, at % PAGE);
-            while self.pages.len() <= index {
-                self.add();
+            while held.pages.len() <= index {
+                held.add();
             }
             let (part, rest) = data.split_at(data.len().min(PAGE - within));
-            let page = &mut self.pages[index];
+            let page = &mut held.pages[index];
             if page.len() < within {
                 page.resize(within, 0);
             }
@@ -39,11 +49,12 @@ impl Pages {
 
     /// The bytes from `offset` on for `len`, in pieces.
     pub(super) fn read(&self, offset: usize, len: usize, mut take: impl FnMut(&[u8])) {
-        let (mut at, mut left) = (self.skip + offset, len);
+        let Some(held) = &self.held else { return };
+        let (mut at, mut left) = (held.skip + offset, len);
         while left > 0 {
             let within = at % PAGE;
             let some = left.min(PAGE - within);
-            let Some(piece) = self.pages.get(at / PAGE).and_then(|page| page.get(within..within + some))
+            let Some(piece) = held.pages.get(at / PAGE).and_then(|page| page.get(within..within + some))
             else {
                 return;
             };
@@ -55,12 +66,13 @@ impl Pages {
 
     /// Moves the front on.
     pub(super) fn consume(&mut self, len: usize) {
-        self.skip += len;
-        while self.skip >= PAGE {
-            self.skip -= PAGE;
-            if let Some(mut page) = self.pages.pop_front() {
+        let Some(held) = &mut self.held else { return };
+        held.skip += len;
+        while held.skip >= PAGE {
+            held.skip -= PAGE;
+            if let Some(mut page) = held.pages.pop_front() {
                 page.clear();
-                self.spare = Some(page);
+                held.spare = Some(page);
             }
         }
     }
@@ -68,32 +80,36 @@ impl Pages {
     /// Nothing in the queue is wanted any more. After more than a page has passed, one stays for what comes next:
     /// [`Self::release`] gives it back.
     pub(super) fn clear(&mut self) {
-        while let Some(mut page) = self.pages.pop_front() {
+        let Some(held) = &mut self.held else { return };
+        while let Some(mut page) = held.pages.pop_front() {
             page.clear();
             // The largest one: a page that was never filled is a small one.
-            if self.spare.as_ref().map_or(PAGE / 2, Vec::capacity) < page.capacity() {
-                self.spare = Some(page);
+            if held.spare.as_ref().map_or(PAGE / 2, Vec::capacity) < page.capacity() {
+                held.spare = Some(page);
             }
         }
-        self.skip = 0;
-        if self.spare.is_none() {
-            self.pages = VecDeque::new();
+        held.skip = 0;
+        if held.spare.is_none() {
+            held.pages = VecDeque::new();
         }
     }
 
     /// Gives back what is kept for later.
     pub(super) fn release(&mut self) {
-        self.spare = None;
-        if self.pages.is_empty() {
-            self.pages = VecDeque::new();
+        let Some(held) = &mut self.held else { return };
+        held.spare = None;
+        if held.pages.is_empty() {
+            self.held = None;
         }
     }
 
     /// Bytes of memory held.
     pub(super) fn memory(&self) -> usize {
-        (self.pages.len() + usize::from(self.spare.is_some())) * PAGE
+        self.held.as_ref().map_or(0, |held| (held.pages.len() + usize::from(held.spare.is_some())) * PAGE)
     }
+}
 
+impl Held {
     fn add(&mut self) {
         let page = match self.spare.take() {
             Some(page) => page,

@@ -81,6 +81,13 @@ impl Scoreboard {
         self.entries.back()
     }
 
+    /// Gives back what is kept for entries to come.
+    pub(super) fn release(&mut self) {
+        if self.entries.is_empty() {
+            self.entries = VecDeque::new();
+        }
+    }
+
     pub(super) fn push(&mut self, start: Seq, end: Seq, now: Instant) {
         self.entries.push_back(Sent { start, end, at: now, fate: Fate::Flying, again: false });
         self.flying += end - start;

@@ -1,11 +1,11 @@
 //! Segments on the wire (RFC 9293, section 3.1): reading one, and writing one with its IP header into a packet.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::options::Options;
 use super::pages::Pages;
 use super::seq::{Seq, count};
-use crate::ip;
+use crate::ip::{self, Address};
 
 pub(super) const FIN: u8 = 0x01;
 pub(super) const SYN: u8 = 0x02;
@@ -73,8 +73,8 @@ impl<'a> Segment<'a> {
 /// The two ends of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends {
-    pub(super) local: SocketAddr,
-    pub(super) remote: SocketAddr,
+    pub(super) local: Address,
+    pub(super) remote: Address,
 }
 
 /// The fields of a segment to send.

@@ -205,10 +205,16 @@ impl Connection {
         }
         if due(self.keepalive_at()) {
             self.timers.last_keepalive = now;
-            self.buffer.release();
-            self.rcv.release();
+            self.rest_buffers();
             self.timers.probe = Some(Probe::Keepalive);
         }
+    }
+
+    /// Nothing has passed for a while: gives back the memory that is kept for more of it.
+    pub(super) fn rest_buffers(&mut self) {
+        self.buffer.release();
+        self.rcv.release();
+        self.board.release();
     }
 
     /// The peer has given a sign of life; `before` was the oldest number not acknowledged. However much a peer talks that

@@ -29,7 +29,7 @@ struct Curve {
     prior_segments: f64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(in super::super) struct Cubic {
     mss: u32,
     window: u32,
@@ -43,7 +43,7 @@ pub(in super::super) struct Cubic {
     /// something else keeps the sender back (pacing, the peer's window), and what was never tried says nothing about the path.
     used: u32,
     /// Window, threshold and curve before the last reduction.
-    before: Option<(u32, u32, Curve)>,
+    before: Option<Box<(u32, u32, Curve)>>,
 }
 
 impl Cubic {
@@ -163,13 +163,13 @@ impl CongestionControl for Cubic {
     }
 
     fn on_loss(&mut self, _now: Instant, outstanding: u32) {
-        self.before = Some((self.window, self.threshold, self.curve));
+        self.before = Some(Box::new((self.window, self.threshold, self.curve)));
         self.reduce(outstanding);
     }
 
     fn on_timeout(&mut self, _now: Instant, outstanding: u32, again: bool) {
         if !again {
-            self.before = Some((self.window, self.threshold, self.curve));
+            self.before = Some(Box::new((self.window, self.threshold, self.curve)));
             self.reduce(outstanding);
         }
         self.curve.epoch = None;
@@ -177,7 +177,7 @@ impl CongestionControl for Cubic {
     }
 
     fn undo(&mut self) {
-        if let Some((window, threshold, curve)) = self.before.take() {
+        if let Some((window, threshold, curve)) = self.before.take().map(|before| *before) {
             self.window = self.window.max(window);
             self.used = self.used.max(self.window);
             self.threshold = threshold;
