@@ -138,6 +138,11 @@ impl Engine {
         self.0.unacknowledged()
     }
 
+    /// The same as a number of 32 bits, which it always is.
+    pub(super) fn left(&self) -> u32 {
+        u32::try_from(self.0.unacknowledged()).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn recv(&mut self, now: Instant, out: &mut [u8]) -> usize {
         self.0.recv(now, out)
     }

@@ -30,7 +30,7 @@ pub(super) struct Flow {
     /// The stack's own deadline: accept, connect or linger timeout, by phase.
     pub(super) deadline: Option<Instant>,
     /// For the linger timeout: bytes not acknowledged when it was last looked at.
-    pub(super) lingering: usize,
+    pub(super) lingering: u32,
     /// Where the timer entry is (see `Timers`).
     pub(super) timer: Option<Instant>,
     /// Bytes of the buffer budget that the flow is counted with.

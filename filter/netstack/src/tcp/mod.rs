@@ -212,7 +212,7 @@ impl Tcp {
             FlowState::Live(engine) => {
                 engine.finish();
                 flow.released = true;
-                flow.lingering = engine.unacknowledged();
+                flow.lingering = engine.left();
                 flow.deadline = Some(linger);
                 self.make_ready(id);
             }

@@ -176,7 +176,7 @@ impl Tcp {
             }
             FlowState::Live(_) if !flow.established => self.end(cx, id, CloseReason::TimedOut),
             FlowState::Live(engine) if flow.released => {
-                let left = engine.unacknowledged();
+                let left = engine.left();
                 if left < flow.lingering {
                     flow.lingering = left;
                     flow.deadline = Some(linger);

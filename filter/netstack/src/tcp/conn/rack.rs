@@ -15,7 +15,8 @@ const DUP_THRESH: u32 = 3;
 pub(super) struct Rack {
     /// The segment that was sent last of all that have arrived: when, its end, its round trip.
     newest: Option<(Instant, Seq)>,
-    round_trip: Duration,
+    /// In microseconds.
+    round_trip: u32,
     /// The end of the furthest segment that has arrived.
     furthest: Seq,
     reordering_seen: bool,
@@ -30,7 +31,7 @@ impl Rack {
     pub(super) fn new(iss: Seq) -> Self {
         Self {
             newest: None,
-            round_trip: Duration::ZERO,
+            round_trip: 0,
             furthest: iss,
             reordering_seen: false,
             quarters: 1,
@@ -55,7 +56,7 @@ impl Rack {
             return;
         }
         rtt.shortest(now, round_trip);
-        self.round_trip = round_trip;
+        self.round_trip = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX);
         if self.newest.is_none_or(|newest| sent_after((sent.at, sent.end), newest)) {
             self.newest = Some((sent.at, sent.end));
         }
@@ -107,7 +108,8 @@ impl Rack {
         recovering: bool,
     ) -> (u32, Option<Instant>) {
         let Some(newest) = self.newest else { return (0, None) };
-        let patience = self.round_trip + self.reordering_window(board, rtt, recovering);
+        let patience =
+            Duration::from_micros(self.round_trip.into()) + self.reordering_window(board, rtt, recovering);
         let mut look_again = None;
         // What lies beyond the furthest arrival was sent after it, unless it was sent again.
         let furthest = self.furthest;
@@ -130,7 +132,8 @@ impl Rack {
 
     /// The retransmission timer has fired (section 6.3): the first segment is lost, and what is as old.
     pub(super) fn timed_out(&self, now: Instant, board: &mut Scoreboard, rtt: &Rtt) {
-        let patience = self.round_trip + self.reordering_window(board, rtt, true);
+        let patience =
+            Duration::from_micros(self.round_trip.into()) + self.reordering_window(board, rtt, true);
         let mut first = true;
         board.lose(|sent| Some(std::mem::take(&mut first) || sent.at + patience <= now));
     }
