@@ -116,13 +116,18 @@ impl Tcp {
         if segment.is_rst() {
             return;
         }
-        // By the clock of the peer (RFC 6191), or by its numbers.
-        let later = conn::segment::Segment::parse(packet.payload).and_then(|syn| syn.timestamp());
-        let later = match (rest.stamps, later) {
-            (Some(stamps), Some(value)) => value.wrapping_sub(stamps.recent).cast_signed() > 0,
-            _ => false,
+        // By the clock of the peer, or by its numbers (RFC 6191, section 2).
+        let stamp = conn::segment::Segment::parse(packet.payload).and_then(|syn| syn.timestamp());
+        let later = match (rest.stamps, stamp) {
+            (Some(stamps), Some(value)) => {
+                let ahead = value.wrapping_sub(stamps.recent).cast_signed();
+                ahead > 0 || (ahead == 0 && beyond)
+            }
+            // What the old flow's segments lack tells them from the new one's.
+            (None, Some(_)) => true,
+            (_, None) => beyond,
         };
-        if segment.opens() && (beyond || later) {
+        if segment.opens() && later {
             // A new flow whose segments cannot be taken for the old one's (RFC 1122, section 4.2.2.13).
             self.table.wake(tuple);
             self.receive_unmatched(cx, tuple, packet, segment);

@@ -10,6 +10,7 @@
 )]
 
 pub mod app;
+pub mod random;
 pub mod raw;
 pub mod wire;
 
@@ -22,7 +23,8 @@ use nexodus_netstack::{
 };
 
 pub use app::App;
-pub use wire::{Link, Random, Wire};
+pub use random::Random;
+pub use wire::{Link, Wire};
 
 /// The instant at which every world starts. Not zero: a stack may be made "earlier" (see `World::restart`).
 pub const START: Instant = Instant::from_micros(1_000_000_000);

@@ -17,7 +17,11 @@ pub struct Raw {
 impl Raw {
     /// A stack (node 1) with a session to a raw peer (node 0).
     pub fn new(limits: Limits) -> Self {
-        let mut stack = Netstack::new(config(1, limits, 1, 1420), START).unwrap();
+        Self::seeded(limits, 1)
+    }
+
+    pub fn seeded(limits: Limits, seed: u64) -> Self {
+        let mut stack = Netstack::new(config(1, limits, seed, 1420), START).unwrap();
         stack.set_peers(START, vec![peer(0)]).unwrap();
         let secret = StaticSecret::from(key(0));
         let public = PublicKey::from(public_key(1));

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use nexodus_netstack::Instant;
 
+use super::random::Random;
+
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
     pub delay: Duration,
@@ -57,7 +59,7 @@ impl Wire {
 
     pub fn send(&mut self, now: Instant, from: SocketAddr, to: SocketAddr, datagram: &[u8]) {
         self.sent += 1;
-        if self.dead.contains(&from) || self.random.chance(self.link.loss) {
+        if self.dead.contains(&from) || self.random.chance(self.link.loss, 10_000) {
             return;
         }
         let mut leaves = now;
@@ -71,9 +73,10 @@ impl Wire {
             *busy = free + Duration::from_micros(micros);
             leaves = *busy;
         }
-        let copies = 1 + u64::from(self.random.chance(self.link.duplicate));
+        let copies = 1 + u64::from(self.random.chance(self.link.duplicate, 10_000));
         for _ in 0..copies {
-            let late = if self.random.chance(self.link.reorder) { self.random.below(20_000) } else { 0 };
+            let late =
+                if self.random.chance(self.link.reorder, 10_000) { self.random.below(20_000) } else { 0 };
             let arrives = leaves + self.link.delay + Duration::from_micros(late);
             self.count += 1;
             self.flights.push(Reverse((arrives, self.count, from, to, datagram.to_vec())));
@@ -90,31 +93,5 @@ impl Wire {
         }
         let Reverse((_, _, from, to, datagram)) = self.flights.pop()?;
         Some((from, to, datagram))
-    }
-}
-
-/// SplitMix64.
-#[derive(Clone)]
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    pub fn chance(&mut self, in_ten_thousand: u64) -> bool {
-        in_ten_thousand > 0 && self.below(10_000) < in_ten_thousand
     }
 }

@@ -10,29 +10,9 @@ use std::time::Duration;
 use nexodus_netstack::Instant;
 use nexodus_netstack::conn::{Connection, Settings};
 
+use crate::sim::Random;
+
 pub const START: Instant = Instant::from_micros(1_000_000_000);
-
-/// SplitMix64.
-#[derive(Clone)]
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    pub fn chance(&mut self, in_hundred_thousand: u64) -> bool {
-        in_hundred_thousand > 0 && self.below(100_000) < in_hundred_thousand
-    }
-}
 
 /// Chances are in 100,000.
 #[derive(Clone, Copy, Debug)]
@@ -226,7 +206,7 @@ impl<A: Host, B: Host> Net<A, B> {
             a,
             b,
             streams,
-            random: Random(seed),
+            random: Random::new(seed),
             packets: 0,
             dropped: 0,
             flights: BinaryHeap::new(),
@@ -249,7 +229,8 @@ impl<A: Host, B: Host> Net<A, B> {
             self.dropped += 1;
             return;
         }
-        if self.random.chance(link.loss) || (from == 1 && self.random.chance(link.ack_loss)) {
+        if self.random.chance(link.loss, 100_000) || (from == 1 && self.random.chance(link.ack_loss, 100_000))
+        {
             self.losing = link.burst.saturating_sub(1);
             self.dropped += 1;
             return;
@@ -265,13 +246,13 @@ impl<A: Host, B: Host> Net<A, B> {
             leaves = free + Duration::from_micros(micros);
             self.busy[from] = leaves;
         }
-        if self.random.chance(link.corrupt) {
+        if self.random.chance(link.corrupt, 100_000) {
             let at = self.random.below(packet.len() as u64) as usize;
             packet[at] ^= 1 << self.random.below(8);
         }
-        let copies = 1 + u64::from(self.random.chance(link.duplicate));
+        let copies = 1 + u64::from(self.random.chance(link.duplicate, 100_000));
         for _ in 0..copies {
-            let late = if self.random.chance(link.reorder) {
+            let late = if self.random.chance(link.reorder, 100_000) {
                 self.random.below(1 + link.late.as_micros() as u64)
             } else {
                 0
@@ -377,7 +358,7 @@ impl<A: Host, B: Host> Net<A, B> {
 }
 
 pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
         bytes.extend_from_slice(&random.next().to_le_bytes());

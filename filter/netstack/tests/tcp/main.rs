@@ -2,6 +2,7 @@
 #![allow(
     clippy::allow_attributes,
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::cast_possible_truncation,
     unreachable_pub,
@@ -11,15 +12,21 @@
 
 mod bursts;
 mod compare;
+mod flows;
 mod link;
 mod properties;
 mod script;
+#[path = "../sim/mod.rs"]
+mod sim;
 mod smol;
 mod wire;
 
+mod checksums;
 mod recovery;
 mod rfc2018;
 mod rfc5961;
+mod rfc6191;
+mod rfc6528;
 mod rfc7323;
 mod rfc8985;
 mod rfc9293;
