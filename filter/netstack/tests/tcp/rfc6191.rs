@@ -87,8 +87,7 @@ fn c05_timestamps_are_new() {
     assert!(reuses(false, &stamped(THEIRS - 100_000, 1)));
 }
 
-/// 6. What is refused is answered with where the old flow ended, and leaves it alone (RFC 9293, section 3.10.7.4); nor does an
-/// RST end it (RFC 1337).
+/// 6. RFC 9293, section 3.10.7.4, and RFC 1337: what is refused is answered, and neither it nor an RST ends the rest.
 #[test]
 fn c06_a_refused_syn() {
     let mut raw = resting(true);
