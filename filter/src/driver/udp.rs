@@ -7,6 +7,7 @@ use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Type};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 
 /// What one receive buffer holds: a batch of coalesced datagrams.
 const RECEIVE_BUFFER: usize = 64 * 1024;
@@ -156,17 +157,23 @@ fn bind(domain: Domain, address: SocketAddr) -> io::Result<socket2::Socket> {
     if domain == Domain::IPV6 {
         socket.set_only_v6(false)?;
     }
-    // Past the system's maximum where that is permitted, else up to it. More is better, less works.
-    use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
-    if set_socket_recv_buffer_size_force(&socket, KERNEL_BUFFER).is_err() {
-        let _ = socket.set_recv_buffer_size(KERNEL_BUFFER);
-    }
-    if set_socket_send_buffer_size_force(&socket, KERNEL_BUFFER).is_err() {
-        let _ = socket.set_send_buffer_size(KERNEL_BUFFER);
-    }
+    enlarge_buffers(&socket);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+/// Asks for buffers that hold what comes while this thread does not run: past the system's maximum where that is permitted, else up
+/// to it. More is better, less works.
+pub(super) fn enlarge_buffers(socket: &impl AsFd) {
+    use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
+    let portable = socket2::SockRef::from(socket);
+    if set_socket_recv_buffer_size_force(socket, KERNEL_BUFFER).is_err() {
+        let _ = portable.set_recv_buffer_size(KERNEL_BUFFER);
+    }
+    if set_socket_send_buffer_size_force(socket, KERNEL_BUFFER).is_err() {
+        let _ = portable.set_send_buffer_size(KERNEL_BUFFER);
+    }
 }
 
 /// quinn-udp forbids IP fragmentation, which QUIC wants and WireGuard does not: where the path's MTU is smaller than

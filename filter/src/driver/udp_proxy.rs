@@ -7,6 +7,7 @@
 
 use super::Driver;
 use super::held::{Held, Place};
+use super::udp::enlarge_buffers;
 use crate::names;
 use crate::network::{self, Desired, FoundName, Network};
 use envoy_proxy_dynamic_modules_rust_sdk::envoy_log_error;
@@ -28,7 +29,6 @@ const DATAGRAM_BUDGET: usize = 1024;
 const TOKEN_BIT: usize = 1 << (usize::BITS - 2);
 
 /// The loopback sockets of a network and their flows.
-#[derive(Default)]
 pub(super) struct UdpProxy {
     sockets: Slab<Loopback>,
     /// Egress relays by their address.
@@ -42,6 +42,8 @@ pub(super) struct UdpProxy {
     /// Datagrams that wait until a name is looked up, by relay and client.
     held: Held<(SocketAddr, SocketAddr)>,
     payload: Vec<u8>,
+    /// Where datagrams from sockets pass through.
+    received: Box<[u8]>,
 }
 
 /// Counted here, published with the thread's other numbers.
@@ -72,6 +74,22 @@ struct Loopback {
 enum Owner {
     Egress { relay: usize, client: SocketAddr },
     Ingress { socket: usize },
+}
+
+impl Default for UdpProxy {
+    fn default() -> Self {
+        Self {
+            sockets: Slab::new(),
+            relays: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            flows: HashMap::new(),
+            egress: HashMap::new(),
+            ready: Vec::new(),
+            held: Held::default(),
+            payload: Vec::new(),
+            received: vec![0; MAX_PAYLOAD].into_boxed_slice(),
+        }
+    }
 }
 
 impl UdpProxy {
@@ -134,6 +152,7 @@ impl UdpProxy {
 
     fn open(&mut self, address: SocketAddr, registry: &Registry) -> io::Result<usize> {
         let mut socket = UdpSocket::bind(address)?;
+        enlarge_buffers(&socket);
         let entry = self.sockets.vacant_entry();
         registry.register(&mut socket, Token(entry.key() | TOKEN_BIT), Interest::READABLE)?;
         let address = socket.local_addr()?;
@@ -237,10 +256,16 @@ impl Driver {
     }
 
     fn udp_read(&mut self, now: Instant, key: usize) -> bool {
-        let mut buffer = [0; MAX_PAYLOAD];
+        let mut buffer = std::mem::take(&mut self.udp.received);
+        let more = self.udp_read_into(now, key, &mut buffer);
+        self.udp.received = buffer;
+        more
+    }
+
+    fn udp_read_into(&mut self, now: Instant, key: usize, buffer: &mut [u8]) -> bool {
         for _ in 0..READ_BUDGET {
             let Some(loopback) = self.udp.sockets.get(key) else { return false };
-            match loopback.socket.recv_from(&mut buffer) {
+            match loopback.socket.recv_from(buffer) {
                 Ok((length, client)) => {
                     let flow = match loopback.flow {
                         // What came between the socket's opening and its connecting can be anybody's.
