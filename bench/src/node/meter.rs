@@ -66,19 +66,32 @@ fn wake_ups(process: u32) -> Result<u64> {
 mod tests {
     use super::*;
 
+    // A process of its own: threads of other tests end while this one runs, and take their numbers with them.
     #[test]
     fn work_and_sleep_are_seen() -> Result<()> {
-        let meter = Meter::start(std::process::id())?;
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; while read line; do :; done"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()?;
+        let meter = Meter::start(child.id())?;
         while meter.read()?.cpu < Duration::from_millis(50) {
-            std::hint::spin_loop();
+            std::thread::sleep(Duration::from_millis(1));
         }
+        let mut lines = child.stdin.take().ok_or("no input")?;
         let before = meter.read()?.wake_ups;
-        for _ in 0..20 {
+        // It may take two lines at once, and then sleeps once less.
+        for _ in 0..1000 {
+            if meter.read()?.wake_ups >= before + 20 {
+                break;
+            }
+            std::io::Write::write_all(&mut lines, b"wake up\n")?;
             std::thread::sleep(Duration::from_millis(1));
         }
         let usage = meter.read()?;
         assert!(usage.wake_ups >= before + 20, "{usage:?}");
         assert!(usage.time >= Duration::from_millis(70), "{usage:?}");
+        drop(lines);
+        child.wait()?;
         Ok(())
     }
 }
