@@ -5,15 +5,18 @@
 //! beside those of other benchmarks.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
 
+#[path = "../tests/pair/mod.rs"]
+mod pair;
+
 use std::fs;
 use std::hint::black_box;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nexodus_netstack::{Config, Event, FlowId, Instant, Limits, Netstack, PeerConfig};
+use nexodus_netstack::{Event, FlowId, Instant, Limits, Netstack};
+use pair::{stack, udp};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 /// Least throughput as a part of ring's.
@@ -125,7 +128,7 @@ struct Pair {
 impl Pair {
     fn new() -> Self {
         let now = Instant::from_micros(1_000_000);
-        let mut stacks = [stack(0, now), stack(1, now)];
+        let mut stacks = [0, 1].map(|end| stack(end, Limits::default(), now));
         stacks[1].listen(80);
         let flow = stacks[0].connect(now, "100.64.0.2:80".parse().unwrap()).unwrap();
         let mut pair = Self { stacks, flows: [flow; 2], now, buffer: Vec::new() };
@@ -152,36 +155,9 @@ impl Pair {
             }
             while let Some(transmit) = self.stacks[end].poll_transmit(self.now, &mut self.buffer) {
                 for datagram in self.buffer.chunks(transmit.segment_size.unwrap_or(self.buffer.len())) {
-                    self.stacks[1 - end].handle_datagram(self.now, endpoint(end), datagram);
+                    self.stacks[1 - end].handle_datagram(self.now, udp(end), datagram);
                 }
             }
         }
     }
-}
-
-fn endpoint(end: usize) -> SocketAddr {
-    SocketAddr::from(([192, 0, 2, u8::try_from(end + 1).unwrap()], 51_820))
-}
-
-fn stack(end: usize, now: Instant) -> Netstack {
-    let key = |end: usize| [u8::try_from(end).unwrap() + 11; 32];
-    let config = Config {
-        private_key: key(end),
-        addresses: vec![format!("100.64.0.{}/32", end + 1).parse().unwrap()],
-        mtu: 1420,
-        limits: Limits::default(),
-        seed: end as u64,
-    };
-    let other = 1 - end;
-    let secret = boringtun::x25519::StaticSecret::from(key(other));
-    let peer = PeerConfig {
-        public_key: boringtun::x25519::PublicKey::from(&secret).to_bytes(),
-        preshared_key: None,
-        endpoint: Some(endpoint(other)),
-        allowed_ips: vec![format!("100.64.0.{}/32", other + 1).parse().unwrap()],
-        persistent_keepalive: None,
-    };
-    let mut stack = Netstack::new(config, now).unwrap();
-    stack.set_peers(now, vec![peer]).unwrap();
-    stack
 }

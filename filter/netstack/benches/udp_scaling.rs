@@ -3,10 +3,14 @@
 //! Both ends are in it: composing, WireGuard, demultiplexing, handing out.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
 
+#[path = "../tests/pair/mod.rs"]
+mod pair;
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use nexodus_netstack::{Config, Instant, Limits, Netstack, PeerConfig, UdpFlowId};
+use nexodus_netstack::{Instant, Limits, Netstack, UdpFlowId};
+use pair::{stack, udp};
 
 const MOST: f64 = 1.3;
 const ROUNDS: usize = 9;
@@ -48,7 +52,7 @@ struct Rig {
 
 impl Rig {
     fn new(idle: usize) -> Self {
-        let mut stacks = [stack(0), stack(1)];
+        let mut stacks = [0, 1].map(|end| stack(end, Limits::default(), NOW));
         stacks[1].udp_listen(53);
         let remote: SocketAddr = "100.64.0.2:53".parse().unwrap();
         let flow = stacks[0].udp_connect(NOW, remote).unwrap();
@@ -93,31 +97,4 @@ impl Rig {
         }
         received
     }
-}
-
-fn udp(end: usize) -> SocketAddr {
-    format!("192.0.2.{}:51820", end + 1).parse().unwrap()
-}
-
-fn stack(end: usize) -> Netstack {
-    let key = |end: usize| [u8::try_from(end).unwrap() + 11; 32];
-    let config = Config {
-        private_key: key(end),
-        addresses: vec![format!("100.64.0.{}/32", end + 1).parse().unwrap()],
-        mtu: 1420,
-        limits: Limits::default(),
-        seed: end as u64,
-    };
-    let other = 1 - end;
-    let secret = boringtun::x25519::StaticSecret::from(key(other));
-    let peer = PeerConfig {
-        public_key: boringtun::x25519::PublicKey::from(&secret).to_bytes(),
-        preshared_key: None,
-        endpoint: Some(udp(other)),
-        allowed_ips: vec![format!("100.64.0.{}/32", other + 1).parse().unwrap()],
-        persistent_keepalive: None,
-    };
-    let mut stack = Netstack::new(config, NOW).unwrap();
-    stack.set_peers(NOW, vec![peer]).unwrap();
-    stack
 }

@@ -124,11 +124,13 @@ impl Pair {
     }
 }
 
-fn udp(end: usize) -> SocketAddr {
+/// Where the datagrams of a stack come from.
+pub fn udp(end: usize) -> SocketAddr {
     format!("192.0.2.{}:51820", end + 1).parse().unwrap()
 }
 
-fn stack(end: usize, limits: Limits, now: Instant) -> Netstack {
+/// The first stack or the second, with the other one as its peer.
+pub fn stack(end: usize, limits: Limits, now: Instant) -> Netstack {
     let key = |end: usize| [u8::try_from(end).unwrap() + 11; 32];
     let config = Config {
         private_key: key(end),
