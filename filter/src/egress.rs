@@ -6,6 +6,7 @@ use crate::flow::{Flow, FlowState, State};
 use crate::greeting::{Greeting, Outcome};
 use crate::names;
 use crate::network::{self, Network, Phase};
+use bytes::Bytes;
 use envoy_config::{Destination, EgressConfig};
 use envoy_proxy_dynamic_modules_rust_sdk::abi::{
     envoy_dynamic_module_type_network_connection_close_type as CloseType,
@@ -311,9 +312,9 @@ fn destination<ENF: EnvoyNetworkFilter>(envoy: &ENF) -> Option<Destination> {
 }
 
 /// Empties Envoy's read buffer: the one copy of payload on this way in.
-fn take_read_buffer<ENF: EnvoyNetworkFilter>(envoy: &mut ENF, length: usize) -> Vec<u8> {
+fn take_read_buffer<ENF: EnvoyNetworkFilter>(envoy: &mut ENF, length: usize) -> Bytes {
     if length == 0 {
-        return Vec::new();
+        return Bytes::new();
     }
     let mut chunk = Vec::with_capacity(length);
     let (slices, total) = envoy.get_read_buffer_chunks();
@@ -321,5 +322,5 @@ fn take_read_buffer<ENF: EnvoyNetworkFilter>(envoy: &mut ENF, length: usize) -> 
         chunk.extend_from_slice(slice.as_slice());
     }
     envoy.drain_read_buffer(total);
-    chunk
+    chunk.into()
 }

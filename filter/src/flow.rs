@@ -7,6 +7,7 @@
 //! the other side is woken: it would wake up and wait for the lock.
 
 use crate::greeting::Outcome;
+use bytes::Bytes;
 use envoy_proxy_dynamic_modules_rust_sdk::EnvoyNetworkFilterScheduler;
 use nexodus_netstack::FlowId;
 use std::collections::VecDeque;
@@ -175,7 +176,7 @@ impl QueueBudget {
 /// is possible, because Envoy hands over what it has read, at most its connection buffer limit.
 #[derive(Default)]
 pub(crate) struct ChunkQueue {
-    chunks: VecDeque<Vec<u8>>,
+    chunks: VecDeque<Bytes>,
     bytes: usize,
     finished: bool,
     budget: Option<Arc<QueueBudget>>,
@@ -186,7 +187,7 @@ impl ChunkQueue {
         Self { chunks: VecDeque::new(), bytes: 0, finished: false, budget: Some(budget) }
     }
 
-    pub(crate) fn push(&mut self, chunk: Vec<u8>) {
+    pub(crate) fn push(&mut self, chunk: Bytes) {
         if chunk.is_empty() {
             return;
         }
@@ -225,7 +226,7 @@ impl ChunkQueue {
         }
     }
 
-    pub(crate) fn pop(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn pop(&mut self) -> Option<Bytes> {
         let chunk = self.chunks.pop_front()?;
         self.took(chunk.len());
         Some(chunk)
@@ -266,11 +267,11 @@ mod tests {
     #[test]
     fn chunks_leave_in_order_and_an_empty_queue_holds_nothing() {
         let (mut queue, budget) = queue(1 << 20);
-        queue.push(b"hello ".to_vec());
-        queue.push(Vec::new());
-        queue.push(b"world".to_vec());
-        assert_eq!((queue.pop().unwrap(), budget.held()), (b"hello ".to_vec(), 5));
-        assert_eq!(queue.pop().unwrap(), b"world");
+        queue.push(Bytes::from("hello "));
+        queue.push(Bytes::new());
+        queue.push(Bytes::from("world"));
+        assert_eq!((queue.pop().unwrap(), budget.held()), (Bytes::from("hello "), 5));
+        assert_eq!(queue.pop().unwrap(), "world");
         assert!(queue.is_empty() && queue.pop().is_none());
         assert_eq!((budget.held(), queue.chunks.capacity()), (0, 0));
     }
@@ -278,14 +279,14 @@ mod tests {
     #[test]
     fn a_queue_is_full_at_its_mark_and_earlier_when_the_network_is_over_budget() {
         let (mut queue, budget) = queue(100 * 1024);
-        queue.push(vec![0; 20 * 1024]);
+        queue.push(vec![0; 20 * 1024].into());
         assert!(!queue.is_full());
         let mut other = ChunkQueue::new(budget.clone());
-        other.push(vec![0; 90 * 1024]);
+        other.push(vec![0; 90 * 1024].into());
         assert!(queue.is_full(), "over the budget of the network");
         drop(other);
         assert!(!queue.is_full(), "the budget is given back when a flow ends");
-        queue.push(vec![0; QUEUE_HIGH]);
+        queue.push(vec![0; QUEUE_HIGH].into());
         assert!(queue.is_full());
     }
 }

@@ -3,13 +3,11 @@
 use super::{Driver, Owner};
 use crate::flow::{Flow, FlowState};
 use crate::greeting::Outcome;
+use bytes::Bytes;
 use nexodus_netstack::{CloseReason, ConnectError, Event, FlowId, Instant, Netstack};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Largest chunk handed to Envoy at a time.
-const CHUNK: usize = 64 * 1024;
 
 /// How long one address of a name may take while another is left: less than the connect timeouts that people set.
 const ATTEMPT: Duration = Duration::from_secs(1);
@@ -22,8 +20,7 @@ pub(super) struct Egress {
     flow: Arc<Flow>,
     id: FlowId,
     /// A chunk that the netstack took in part.
-    in_hand: Vec<u8>,
-    taken: usize,
+    in_hand: Bytes,
     /// The netstack was told that no byte follows.
     finished: bool,
 }
@@ -57,8 +54,7 @@ impl Driver {
                     if !state.destinations.is_empty() {
                         self.limit_attempt(now, id);
                     }
-                    let egress =
-                        Egress { flow: flow.clone(), id, in_hand: Vec::new(), taken: 0, finished: false };
+                    let egress = Egress { flow: flow.clone(), id, in_hand: Bytes::new(), finished: false };
                     self.owners.insert(id, Owner::Egress(egress));
                     return;
                 }
@@ -145,8 +141,7 @@ impl Egress {
     /// Envoy's bytes into the overlay.
     fn push(&mut self, now: Instant, stack: &mut Netstack) {
         loop {
-            if self.taken == self.in_hand.len() {
-                self.taken = 0;
+            if self.in_hand.is_empty() {
                 let mut state = self.flow.lock();
                 self.in_hand = state.to_overlay.pop().unwrap_or_default();
                 if state.worker_paused && state.to_overlay.is_below_half() {
@@ -160,9 +155,8 @@ impl Egress {
                     return;
                 }
             }
-            match stack.send(now, self.id, &self.in_hand[self.taken..]) {
-                0 => return,
-                count => self.taken += count,
+            if stack.send_chunk(now, self.id, &mut self.in_hand) == 0 {
+                return;
             }
         }
     }
@@ -170,8 +164,7 @@ impl Egress {
     /// The overlay's bytes towards Envoy, as far as the queue takes them; the rest holds the TCP window closed.
     fn pull(&mut self, now: Instant, stack: &mut Netstack) {
         loop {
-            let available = stack.recv_available(self.id).min(CHUNK);
-            if available == 0 {
+            if stack.recv_available(self.id) == 0 {
                 return;
             }
             {
@@ -181,9 +174,7 @@ impl Egress {
                     return;
                 }
             }
-            let mut chunk = vec![0; available];
-            let received = stack.recv(now, self.id, &mut chunk);
-            chunk.truncate(received);
+            let chunk = stack.recv_chunk(now, self.id);
             let mut state = self.flow.lock();
             state.to_envoy.push(chunk);
             state.wake_worker();

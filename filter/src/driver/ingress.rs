@@ -5,20 +5,25 @@
 use super::{Driver, FIRST_RELAY, Owner, proxy_protocol};
 use crate::ingress::IngressLink;
 use crate::network::{self, Network};
+use bytes::{Buf as _, Bytes};
 use mio::event::Event as Ready;
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 use nexodus_netstack::{CloseReason, Event, FlowId, Instant, Local, Netstack};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 use slab::Slab;
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes moved between the netstack and a socket at a time.
+/// Bytes read from a socket at a time.
 const CHUNK: usize = 64 * 1024;
+/// Chunks of the netstack written to a socket at a time.
+const CHUNKS: usize = 8;
 /// How long a reset waits for the byte that makes closing the socket one (see `crate::ingress`).
 const RESET_LIMIT: Duration = Duration::from_secs(1);
 
@@ -27,8 +32,8 @@ pub(super) type RelayId = usize;
 /// All relays of a network.
 pub(super) struct Relays {
     relays: Slab<Relay>,
-    /// Where bytes from sockets pass through.
-    buffer: Box<[u8]>,
+    /// Where the next bytes from a socket go.
+    buffer: Vec<u8>,
     listeners: BTreeMap<Local, PathBuf>,
     /// Relays whose socket reported something.
     ready: Vec<RelayId>,
@@ -47,8 +52,7 @@ struct Relay {
     serial: u64,
     phase: RelayPhase,
     /// Bytes from the overlay that the socket did not take yet; at first the PROXY header.
-    pending: Vec<u8>,
-    written: usize,
+    pending: VecDeque<Bytes>,
     /// There may be something to read: the socket said so, and a read has not come back empty since.
     readable: bool,
     /// It took less than it was given, and says when it takes more. Not otherwise: it would say so whenever Envoy reads.
@@ -80,7 +84,7 @@ impl Default for Relays {
     fn default() -> Self {
         Self {
             relays: Slab::new(),
-            buffer: vec![0; CHUNK].into_boxed_slice(),
+            buffer: Vec::new(),
             listeners: BTreeMap::new(),
             ready: Vec::new(),
             resetting: VecDeque::new(),
@@ -149,8 +153,7 @@ impl Driver {
             destination: local,
             serial: self.relays.made,
             phase: RelayPhase::Open,
-            pending: proxy_protocol::header(remote, local),
-            written: 0,
+            pending: VecDeque::from([Bytes::from(proxy_protocol::header(remote, local))]),
             readable: false,
             waits_to_write: false,
             overlay_finished: false,
@@ -239,7 +242,7 @@ impl Relay {
         &mut self,
         now: Instant,
         stack: &mut Netstack,
-        buffer: &mut [u8],
+        buffer: &mut Vec<u8>,
         registered: (&Registry, Token),
     ) -> Progress {
         if self.feed_envoy(now, stack).and_then(|full| self.wait_to_write(full, registered)).is_err() {
@@ -265,24 +268,26 @@ impl Relay {
     /// Whether the socket is full.
     fn feed_envoy(&mut self, now: Instant, stack: &mut Netstack) -> io::Result<bool> {
         loop {
-            while self.written < self.pending.len() {
-                match self.stream.write(&self.pending[self.written..]) {
-                    Ok(count) => self.written += count,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
+            while self.pending.len() < CHUNKS {
+                let chunk = stack.recv_chunk(now, self.flow);
+                if chunk.is_empty() {
+                    break;
                 }
+                self.pending.push_back(chunk);
             }
-            let available = stack.recv_available(self.flow).min(CHUNK);
-            self.written = 0;
-            if available == 0 {
+            if self.pending.is_empty() {
                 // An idle relay holds nothing.
-                self.pending = Vec::new();
+                self.pending = VecDeque::new();
                 break;
             }
-            self.pending.resize(available, 0);
-            let received = stack.recv(now, self.flow, &mut self.pending);
-            self.pending.truncate(received);
+            let chunks: [_; CHUNKS] =
+                std::array::from_fn(|n| IoSlice::new(self.pending.get(n).map_or(&[], |chunk| chunk)));
+            match self.stream.write_vectored(&chunks) {
+                Ok(count) => self.written(count),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
         if self.overlay_finished && !self.write_finished && self.link.may_end() {
             self.write_finished = true;
@@ -291,33 +296,53 @@ impl Relay {
         Ok(false)
     }
 
+    fn written(&mut self, mut count: usize) {
+        while let Some(chunk) = self.pending.front_mut() {
+            let some = chunk.len().min(count);
+            chunk.advance(some);
+            count -= some;
+            if !chunk.is_empty() {
+                break;
+            }
+            self.pending.pop_front();
+        }
+    }
+
     fn feed_overlay(
         &mut self,
         now: Instant,
         stack: &mut Netstack,
-        buffer: &mut [u8],
+        buffer: &mut Vec<u8>,
     ) -> io::Result<Progress> {
         while self.readable && !self.read_finished {
             // What is not read stays in the socket: its buffer fills, and Envoy stops reading from the destination.
-            let room = stack.send_capacity(self.flow).min(buffer.len());
+            let room = stack.send_capacity(self.flow).min(CHUNK);
             if room == 0 {
                 // Refused, as the netstack has no room; it tells when it has.
-                stack.send(now, self.flow, &buffer[..1]);
+                stack.send(now, self.flow, &[0]);
                 return Ok(Progress::Continue);
             }
-            match self.stream.read(&mut buffer[..room]) {
+            buffer.clear();
+            if buffer.capacity() != room {
+                *buffer = Vec::with_capacity(room);
+            }
+            match rustix::io::read(&self.stream, spare_capacity(buffer)) {
                 Ok(0) if self.link.finishing() => {
                     self.read_finished = true;
                     stack.finish(now, self.flow);
                     return Ok(Progress::Continue);
                 }
                 Ok(0) => return Ok(Progress::Aborted),
-                Ok(count) => {
-                    stack.send(now, self.flow, &buffer[..count]);
+                // Mostly full: it goes as it is.
+                Ok(count) if count >= room / 2 => {
+                    stack.send_chunk(now, self.flow, &mut Bytes::from(std::mem::take(buffer)));
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Ok(_) => {
+                    stack.send(now, self.flow, buffer);
+                }
+                Err(Errno::WOULDBLOCK) => self.readable = false,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(Progress::Continue)

@@ -8,6 +8,7 @@ mod waiting;
 
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
 use ipnet::IpNet;
 
 use crate::batch::Batch;
@@ -189,6 +190,14 @@ impl Netstack {
         tcp.send(&mut cx, flow, data)
     }
 
+    /// The same for a chunk whose bytes stay where they are until the peer has acknowledged them, unless they are few. What is
+    /// taken leaves `chunk`'s front.
+    pub fn send_chunk(&mut self, now: Instant, flow: FlowId, chunk: &mut Bytes) -> usize {
+        self.advance(now);
+        let (tcp, mut cx) = self.tcp();
+        tcp.send_chunk(&mut cx, flow, chunk)
+    }
+
     /// How many bytes `send` would take.
     #[must_use]
     pub fn send_capacity(&self, flow: FlowId) -> usize {
@@ -206,6 +215,14 @@ impl Netstack {
         self.advance(now);
         let (tcp, mut cx) = self.tcp();
         tcp.recv(&mut cx, flow, out)
+    }
+
+    /// The same with a chunk of at most 16 KiB, which is where the bytes have been put when they arrived, unless they are few.
+    /// Empty: nothing has been received.
+    pub fn recv_chunk(&mut self, now: Instant, flow: FlowId) -> Bytes {
+        self.advance(now);
+        let (tcp, mut cx) = self.tcp();
+        tcp.recv_chunk(&mut cx, flow)
     }
 
     /// How many bytes `recv` would hand out.

@@ -1,8 +1,11 @@
 //! The TCP engine: segments in, segments out, stream bytes, deadlines. One flow's state machine is behind this file and
 //! nowhere else.
 
+use std::collections::VecDeque;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::conn::segment::Segment;
 use super::conn::{Connection, End, Outgoing, Pressure, Settings, State};
@@ -125,6 +128,10 @@ impl Engine {
         self.0.send(now, data)
     }
 
+    pub(super) fn send_chunk(&mut self, now: Instant, chunk: &mut Bytes) -> usize {
+        self.0.send_chunk(now, chunk)
+    }
+
     pub(super) fn send_room(&self) -> usize {
         self.0.send_room()
     }
@@ -147,16 +154,17 @@ impl Engine {
         self.0.recv(now, out)
     }
 
+    pub(super) fn recv_chunk(&mut self, now: Instant) -> Bytes {
+        self.0.recv_chunk(now)
+    }
+
     pub(super) fn recv_available(&self) -> usize {
         self.0.recv_available()
     }
 
     /// Takes everything that was received and not read.
-    pub(super) fn drain(&mut self, now: Instant) -> Vec<u8> {
-        let mut rest = vec![0; self.recv_available()];
-        let given = self.recv(now, &mut rest);
-        rest.truncate(given);
-        rest
+    pub(super) fn drain(&mut self, now: Instant) -> VecDeque<Bytes> {
+        std::iter::from_fn(|| Some(self.recv_chunk(now)).filter(|chunk| !chunk.is_empty())).collect()
     }
 
     pub(super) fn finish(&mut self) {

@@ -1,5 +1,9 @@
 //! One flow: its phase, what its owner was told, and where it waits.
 
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
 use super::engine::Engine;
 use super::segment::Tuple;
 use crate::wireguard::PeerId;
@@ -46,10 +50,7 @@ pub(super) enum FlowState {
     },
     Live(Engine),
     /// TCP is through; the owner has not read everything yet.
-    Drained {
-        rest: Vec<u8>,
-        read: usize,
-    },
+    Drained(VecDeque<Bytes>),
     /// Over; the owner is about to be told.
     Ended(CloseReason),
 }
@@ -112,7 +113,7 @@ impl Flow {
         let holds = match &self.state {
             FlowState::Live(engine) => FLOW_BYTES + engine.memory(),
             FlowState::Held { syn, .. } => FLOW_BYTES + syn.len(),
-            FlowState::Drained { rest, .. } => rest.len(),
+            FlowState::Drained(rest) => rest.iter().map(Bytes::len).sum(),
             FlowState::Ended(_) => 0,
         };
         stats.buffer_bytes = stats.buffer_bytes - self.counted + holds;
@@ -122,7 +123,7 @@ impl Flow {
     pub(super) fn recv_available(&self) -> usize {
         match &self.state {
             FlowState::Live(engine) => engine.recv_available(),
-            FlowState::Drained { rest, read } => rest.len() - read,
+            FlowState::Drained(rest) => rest.iter().map(Bytes::len).sum(),
             _ => 0,
         }
     }

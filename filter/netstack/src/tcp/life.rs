@@ -15,7 +15,7 @@ impl Tcp {
         flow.account(cx.stats);
         let available = flow.recv_available();
         let FlowState::Live(engine) = &flow.state else {
-            if matches!(flow.state, FlowState::Drained { .. }) && available == 0 {
+            if matches!(flow.state, FlowState::Drained(_)) && available == 0 {
                 self.end(cx, id, CloseReason::Done);
             }
             return;
@@ -66,7 +66,7 @@ impl Tcp {
             return;
         }
         flow.deadline = None;
-        flow.state = FlowState::Drained { rest, read: 0 };
+        flow.state = FlowState::Drained(rest);
         flow.account(cx.stats);
         let tuple = flow.tuple;
         self.table.remove(tuple, id);

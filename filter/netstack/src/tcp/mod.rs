@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::BuildHasher as _;
 use std::net::SocketAddr;
 
+use bytes::{Buf as _, Bytes};
 use slab::Slab;
 
 use crate::ip::{Address, Outbox};
@@ -135,13 +136,29 @@ impl Tcp {
     }
 
     pub(crate) fn send(&mut self, cx: &mut Context<'_>, id: FlowId, data: &[u8]) -> usize {
+        let now = cx.now;
+        self.send_by(cx, id, data.len(), |engine| engine.send(now, data))
+    }
+
+    pub(crate) fn send_chunk(&mut self, cx: &mut Context<'_>, id: FlowId, chunk: &mut Bytes) -> usize {
+        let now = cx.now;
+        self.send_by(cx, id, chunk.len(), |engine| engine.send_chunk(now, chunk))
+    }
+
+    fn send_by(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: FlowId,
+        len: usize,
+        send: impl FnOnce(&mut Engine) -> usize,
+    ) -> usize {
         let pressure = self.limits.pressure(cx.stats);
         let Some(flow) = self.flow_mut(id) else { return 0 };
         let Some(engine) = flow.engine_mut() else { return 0 };
         engine.set_pressure(pressure);
-        let taken = engine.send(cx.now, data);
+        let taken = send(engine);
         // Also for an owner who asks for the capacity first, and so never offers too much.
-        flow.send_blocked = taken < data.len() || engine.send_room() == 0;
+        flow.send_blocked = taken < len || engine.send_room() == 0;
         flow.account(cx.stats);
         if taken > 0 {
             self.make_ready(id);
@@ -165,20 +182,47 @@ impl Tcp {
                 engine.set_pressure(pressure);
                 engine.recv(cx.now, out)
             }
-            FlowState::Drained { rest, read } => {
-                let given = out.len().min(rest.len() - *read);
-                out[..given].copy_from_slice(&rest[*read..*read + given]);
-                *read += given;
+            FlowState::Drained(rest) => {
+                let mut given = 0;
+                while let Some(chunk) = rest.front_mut()
+                    && given < out.len()
+                {
+                    let some = chunk.len().min(out.len() - given);
+                    chunk.copy_to_slice(&mut out[given..given + some]);
+                    given += some;
+                    if chunk.is_empty() {
+                        rest.pop_front();
+                    }
+                }
                 given
             }
             _ => 0,
         };
-        if given > 0 {
+        self.was_read(cx, id, given);
+        given
+    }
+
+    pub(crate) fn recv_chunk(&mut self, cx: &mut Context<'_>, id: FlowId) -> Bytes {
+        let pressure = self.limits.pressure(cx.stats);
+        let Some(flow) = self.flow_mut(id) else { return Bytes::new() };
+        let chunk = match &mut flow.state {
+            FlowState::Live(engine) => {
+                engine.set_pressure(pressure);
+                engine.recv_chunk(cx.now)
+            }
+            FlowState::Drained(rest) => rest.pop_front().unwrap_or_default(),
+            _ => Bytes::new(),
+        };
+        self.was_read(cx, id, chunk.len());
+        chunk
+    }
+
+    fn was_read(&mut self, cx: &mut Context<'_>, id: FlowId, len: usize) {
+        if len > 0 {
             self.update(cx, id);
             // The window may have to be announced.
             self.make_ready(id);
         }
-        given
     }
 
     pub(crate) fn recv_available(&self, id: FlowId) -> usize {
@@ -217,7 +261,7 @@ impl Tcp {
                 self.make_ready(id);
             }
             FlowState::Held { .. } => self.reject(cx, id),
-            FlowState::Drained { .. } | FlowState::Ended(_) => self.forget(cx, id),
+            FlowState::Drained(_) | FlowState::Ended(_) => self.forget(cx, id),
         }
     }
 

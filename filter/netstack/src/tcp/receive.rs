@@ -73,7 +73,7 @@ impl Tcp {
                 }
                 return false;
             }
-            FlowState::Drained { .. } | FlowState::Ended(_) => return false,
+            FlowState::Drained(_) | FlowState::Ended(_) => return false,
         };
         let Some(whole) = conn::segment::Segment::parse(packet.payload) else { return false };
         let available = engine.recv_available();

@@ -86,7 +86,8 @@ impl World {
             13 => self.hosts[end].send(now, input.u8().into()),
             14 | 15 => self.hosts[end].send(now, usize::from(input.u8()) * 300),
             16 => self.hosts[end].recv(now, input.u8().into()),
-            17 | 18 => self.hosts[end].recv(now, usize::MAX),
+            17 => self.hosts[end].recv(now, usize::MAX),
+            18 => self.hosts[end].recv_chunks(now),
             19 => self.hosts[end].finish(),
             20 => {
                 self.aborted = true;

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use nexodus_netstack::Instant;
 use nexodus_netstack::conn::{Connection, Settings};
 
@@ -76,12 +77,22 @@ impl Host for Connection {
         Connection::poll_timeout(self)
     }
 
+    /// In chunks or by copies, both in many tests.
     fn send(&mut self, now: Instant, data: &[u8]) -> usize {
-        Connection::send(self, now, data)
+        if data.len().is_multiple_of(2) {
+            self.send_chunk(now, &mut Bytes::copy_from_slice(data))
+        } else {
+            Connection::send(self, now, data)
+        }
     }
 
     fn recv(&mut self, now: Instant, out: &mut [u8]) -> usize {
-        Connection::recv(self, now, out)
+        if out.len() < 1 << 14 {
+            return Connection::recv(self, now, out);
+        }
+        let chunk = self.recv_chunk(now);
+        out[..chunk.len()].copy_from_slice(&chunk);
+        chunk.len()
     }
 
     fn finish(&mut self, _now: Instant) {
@@ -135,11 +146,11 @@ impl Host for Listener {
     }
 
     fn send(&mut self, now: Instant, data: &[u8]) -> usize {
-        self.connection.as_mut().map_or(0, |connection| connection.send(now, data))
+        self.connection.as_mut().map_or(0, |connection| Host::send(connection, now, data))
     }
 
     fn recv(&mut self, now: Instant, out: &mut [u8]) -> usize {
-        self.connection.as_mut().map_or(0, |connection| connection.recv(now, out))
+        self.connection.as_mut().map_or(0, |connection| Host::recv(connection, now, out))
     }
 
     fn finish(&mut self, _now: Instant) {

@@ -22,6 +22,7 @@
 
 mod acked;
 mod arrive;
+mod chunks;
 mod close;
 mod congestion;
 mod duplicates;
@@ -43,12 +44,14 @@ mod tuning;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::Instant;
 use crate::tcp::table::Stamps;
+use chunks::Chunks;
 use congestion::{CongestionControl, Cubic};
 pub(crate) use output::acknowledgement;
 use pacing::Pacer;
-use pages::Pages;
 use rack::Rack;
 use receive::Receiver;
 use recovery::Recovery;
@@ -85,7 +88,7 @@ pub struct Connection {
     iss: Seq,
     /// The number of the first byte in `buffer`.
     front: Seq,
-    buffer: Pages,
+    buffer: Chunks,
     /// Bytes in it, from `front` on.
     buffered: u32,
     /// `finish` was called: a FIN follows the last byte.
@@ -133,7 +136,15 @@ impl Connection {
     /// Takes bytes to send, and returns how many: fewer than given when the buffer is full, none after [`Self::finish`].
     pub fn send(&mut self, _now: Instant, data: &[u8]) -> usize {
         let taken = data.len().min(self.send_room());
-        self.buffer.write(self.buffered as usize, &data[..taken]);
+        self.buffer.copy(&data[..taken]);
+        self.buffered += count(taken);
+        taken
+    }
+
+    /// The same for a chunk whose bytes stay where they are, unless they are few: what is taken leaves `chunk`'s front.
+    pub fn send_chunk(&mut self, _now: Instant, chunk: &mut Bytes) -> usize {
+        let taken = chunk.len().min(self.send_room());
+        self.buffer.take(chunk.split_to(taken));
         self.buffered += count(taken);
         taken
     }
@@ -156,13 +167,25 @@ impl Connection {
     /// Hands out received bytes, and returns how many. Reading opens the window, so [`Self::poll_packet`] is due.
     pub fn recv(&mut self, now: Instant, out: &mut [u8]) -> usize {
         let read = self.rcv.read(out);
+        self.was_read(now, read);
+        read
+    }
+
+    /// The same with a chunk, which is not copied where it would be large: none when nothing has been received. A chunk has
+    /// at most 16 KiB.
+    pub fn recv_chunk(&mut self, now: Instant) -> Bytes {
+        let chunk = self.rcv.read_chunk();
+        self.was_read(now, chunk.len());
+        chunk
+    }
+
+    fn was_read(&mut self, now: Instant, read: usize) {
         if read > 0 {
             self.tune_receive_buffer(now, count(read));
             if self.stage == Stage::Open && !self.rcv.finished && self.rcv.window_is_news() {
                 self.timers.ack_now = true;
             }
         }
-        read
     }
 
     /// Bytes that [`Self::recv`] would hand out.

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::chunks::Chunks;
 use super::congestion::{CongestionControl, Cubic};
 use super::options::{MAX_SHIFT, Options, TIMESTAMPS_LEN, Written};
 use super::pacing::Pacer;
-use super::pages::Pages;
 use super::rack::Rack;
 use super::receive::Receiver;
 use super::recovery::Recovery;
@@ -92,7 +92,7 @@ impl Connection {
             nxt: iss,
             iss,
             front: iss + 1,
-            buffer: Pages::default(),
+            buffer: Chunks::default(),
             buffered: 0,
             fin: false,
             wnd: 0,

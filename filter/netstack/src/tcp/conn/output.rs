@@ -1,9 +1,9 @@
 //! The next packets to send.
 
+use super::chunks::{Chunks, Place};
 use super::congestion::CongestionControl;
 use super::options::{TIMESTAMPS_LEN, Written};
 use super::pacing::Pace;
-use super::pages::Pages;
 use super::recovery::Mode;
 use super::segment::{ACK, Ends, FIN, Header, Headers, Outgoing, PSH, RST, Sink};
 use super::seq::Seq;
@@ -216,9 +216,11 @@ impl Connection {
         }
         let header = self.header(start, flags);
         let mut headers = Headers::new(&self.ends, header, options.as_slice(), len as usize);
+        let mut place = self.buffer.place(start.beyond(self.front) as usize);
         for n in 0..segments {
-            let seq = start + len * n;
-            out(&headers.packet(seq, &self.buffer, seq.beyond(self.front) as usize, len as usize));
+            let (packet, next) = headers.packet(start + len * n, &self.buffer, place, len as usize);
+            out(&packet);
+            place = next;
         }
         self.sent(segments);
         self.recovery.sent(len * segments);
@@ -233,7 +235,7 @@ impl Connection {
     /// A segment without bytes.
     pub(super) fn emit(&self, out: &mut Sink<'_>, header: Header, options: &Written) {
         let mut headers = Headers::new(&self.ends, header, options.as_slice(), 0);
-        out(&headers.packet(header.seq, &self.buffer, 0, 0));
+        out(&headers.packet(header.seq, &self.buffer, Place::default(), 0).0);
     }
 
     fn poll_acknowledgement(&mut self, now: Instant, out: &mut Sink<'_>) -> bool {
@@ -300,6 +302,6 @@ pub(crate) fn acknowledgement(
     let header = Header { seq: Seq(numbers.0), ack: Seq(numbers.1), flags: ACK, window: u16::MAX };
     let mut packet = Vec::new();
     let mut headers = Headers::new(&ends, header, options.as_slice(), 0);
-    headers.packet(header.seq, &Pages::default(), 0, 0).append_to(&mut packet);
+    headers.packet(header.seq, &Chunks::default(), Place::default(), 0).0.append_to(&mut packet);
     packet
 }

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::{Buf as _, Bytes};
+
 /// Bytes per page: a dozen segments for one allocation.
 pub(super) const PAGE: usize = 16 << 10;
 
@@ -62,6 +64,27 @@ impl Pages {
             at += some;
             left -= some;
         }
+    }
+
+    /// Takes bytes from the front, of which the first `len` count: as they lie in a page if it can go with them, else a copy.
+    /// `last`: nothing in the queue lies beyond `len`.
+    pub(super) fn take(&mut self, len: usize, last: bool) -> Bytes {
+        let Some(held) = &mut self.held else { return Bytes::new() };
+        let skip = held.skip;
+        let some = len.min(PAGE - skip);
+        // A page that other bytes will come to stays, and one that is mostly empty holds too much for its bytes.
+        let goes = skip + some == PAGE || (last && some == len && some >= PAGE / 2);
+        if goes && let Some(page) = held.pages.pop_front() {
+            held.skip = 0;
+            let mut bytes = Bytes::from(page);
+            bytes.truncate(skip + some);
+            bytes.advance(skip);
+            return bytes;
+        }
+        let page = held.pages.front().map(Vec::as_slice).unwrap_or_default();
+        let bytes = Bytes::copy_from_slice(page.get(skip..skip + some).unwrap_or_default());
+        self.consume(bytes.len());
+        bytes
     }
 
     /// Moves the front on.

@@ -1,5 +1,7 @@
 //! The receiving side: what has arrived, in order and ahead of it, and the window that is announced.
 
+use bytes::Bytes;
+
 use super::duplicates::Duplicates;
 use super::options::{Block, MAX_BLOCKS};
 use super::pages::{PAGE, Pages};
@@ -296,6 +298,16 @@ impl Receiver {
             self.pages.consume(filled);
         }
         filled
+    }
+
+    pub(super) fn read_chunk(&mut self) -> Bytes {
+        let last = self.ranges.is_empty();
+        let chunk = self.pages.take(self.available() as usize, last);
+        self.read = self.read + count(chunk.len());
+        if self.available() == 0 && last {
+            self.pages.clear();
+        }
+        chunk
     }
 }
 

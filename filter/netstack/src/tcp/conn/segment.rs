@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
+use super::chunks::{Chunks, Place};
 use super::options::Options;
-use super::pages::Pages;
 use super::seq::{Seq, count};
 use crate::ip::{self, Address};
 
@@ -124,34 +124,34 @@ impl Headers {
         Self { bytes, len: tcp + 20 + options.len(), tcp, sum }
     }
 
-    /// The packet of `len` bytes from `offset` in `buffer` on, which have the numbers from `seq` on.
+    /// The packet of `len` bytes from `place` in `buffer` on, which have the numbers from `seq` on; and the place after them.
     pub(super) fn packet<'a>(
         &'a mut self,
         seq: Seq,
-        buffer: &'a Pages,
-        offset: usize,
+        buffer: &'a Chunks,
+        place: Place,
         len: usize,
-    ) -> Outgoing<'a> {
+    ) -> (Outgoing<'a>, Place) {
         let mut sum = self.sum;
         let seq = seq.0.to_be_bytes();
         sum.add(&seq);
         let mut at = 0;
-        buffer.read(offset, len, |piece| {
+        let next = buffer.read(place, len, |piece| {
             sum.add_at(at, piece);
             at += piece.len();
         });
         let space = &mut self.bytes[self.tcp..];
         space[4..8].copy_from_slice(&seq);
         space[16..18].copy_from_slice(&sum.finish().to_be_bytes());
-        Outgoing { headers: &self.bytes[..self.len], buffer, offset, len }
+        (Outgoing { headers: &self.bytes[..self.len], buffer, place, len }, next)
     }
 }
 
 /// An IP packet to send. Its payload is still where the connection keeps it.
 pub struct Outgoing<'a> {
     headers: &'a [u8],
-    buffer: &'a Pages,
-    offset: usize,
+    buffer: &'a Chunks,
+    place: Place,
     len: usize,
 }
 
@@ -160,7 +160,7 @@ impl Outgoing<'_> {
     pub fn append_to(&self, out: &mut Vec<u8>) {
         out.reserve(self.headers.len() + self.len);
         out.extend_from_slice(self.headers);
-        self.buffer.read(self.offset, self.len, |piece| out.extend_from_slice(piece));
+        self.buffer.read(self.place, self.len, |piece| out.extend_from_slice(piece));
     }
 }
 
