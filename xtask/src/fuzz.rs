@@ -87,7 +87,8 @@ impl Fuzz {
             .arg(format!("-artifact_prefix={}/", findings.display()))
             .args([
                 "-len_control=20",
-                "-timeout=20",
+                // Of real time: beside other work, and at a low priority, an input waits more than it runs.
+                "-timeout=600",
                 "-rss_limit_mb=1024",
                 "-print_final_stats=1",
                 "-reload=1",
