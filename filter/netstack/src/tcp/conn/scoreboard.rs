@@ -28,6 +28,8 @@ pub(super) struct Sent {
     pub(super) fate: Fate,
     /// Sent more than once.
     pub(super) again: bool,
+    /// Of one that has arrived: this many entries from it on have arrived, or more.
+    run: u16,
 }
 
 impl Sent {
@@ -89,7 +91,7 @@ impl Scoreboard {
     }
 
     pub(super) fn push(&mut self, start: Seq, end: Seq, now: Instant) {
-        self.entries.push_back(Sent { start, end, at: now, fate: Fate::Flying, again: false });
+        self.entries.push_back(Sent { start, end, at: now, fate: Fate::Flying, again: false, run: 1 });
         self.flying += end - start;
     }
 
@@ -178,21 +180,37 @@ impl Scoreboard {
     /// with `None`. Returns the bytes.
     pub(super) fn lose(&mut self, mut is_lost: impl FnMut(&Sent) -> Option<bool>) -> u32 {
         let mut bytes = 0;
-        for index in 0..self.entries.len() {
-            let sent = self.entries[index];
-            if sent.fate != Fate::Flying {
-                continue;
-            }
-            match is_lost(&sent) {
-                None => break,
-                Some(false) => {}
-                Some(true) => {
-                    self.set_fate(index, Fate::Lost);
-                    bytes += sent.len();
+        let mut index = 0;
+        while let Some(&sent) = self.entries.get(index) {
+            match sent.fate {
+                Fate::Sacked => {
+                    index = self.after_run(index);
+                    continue;
                 }
+                Fate::Lost => {}
+                Fate::Flying => match is_lost(&sent) {
+                    None => break,
+                    Some(false) => {}
+                    Some(true) => {
+                        self.set_fate(index, Fate::Lost);
+                        bytes += sent.len();
+                    }
+                },
             }
+            index += 1;
         }
         bytes
+    }
+
+    /// The first entry from this one on that has not arrived. The next walk steps over those before it at once: else every
+    /// acknowledgement of a recovery would look at all of a window that has mostly arrived.
+    fn after_run(&mut self, first: usize) -> usize {
+        let mut index = first;
+        while let Some(Sent { fate: Fate::Sacked, run, .. }) = self.entries.get(index) {
+            index += usize::from(*run);
+        }
+        self.entries[first].run = u16::try_from(index - first).unwrap_or(u16::MAX);
+        index
     }
 
     /// Nothing was lost after all.
@@ -221,6 +239,10 @@ impl Scoreboard {
     pub(super) fn resend(&mut self, start: Seq, now: Instant) {
         let index = self.entries.partition_point(|sent| sent.start.is_before(start));
         if self.entries.get(index).is_some_and(|sent| sent.start == start) {
+            if self.entries[index].fate == Fate::Sacked {
+                // A probe repeats what is last, arrived or not. Runs that reach over it are none any more.
+                self.entries.iter_mut().for_each(|sent| sent.run = 1);
+            }
             self.set_fate(index, Fate::Flying);
             self.entries[index].again = true;
             self.entries[index].at = now;
@@ -238,6 +260,7 @@ impl Scoreboard {
             self.lost_from = start;
         }
         self.entries[index].fate = fate;
+        self.entries[index].run = 1;
     }
 
     fn bytes_of(&mut self, fate: Fate) -> &mut u32 {
@@ -290,6 +313,45 @@ mod tests {
         assert_eq!(sums(&board), (60, 40, 0));
         board.sack((Seq(0), Seq(60)), |_| {});
         assert_eq!(sums(&board), (40, 60, 0));
+    }
+
+    #[test]
+    fn a_walk_steps_over_what_has_arrived_and_over_nothing_else() {
+        let mut board = board(1000);
+        board.sack((Seq(10), Seq(5000)), |_| {});
+        board.lose(|_| Some(false));
+        assert_eq!(board.entries[1].run, 499);
+        let mut random = 7_u32;
+        let mut below = |bound: u32| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (random >> 8) % bound
+        };
+        let mut una = 0;
+        for turn in 0..3000 {
+            let at = (una + below(10_000 - una)) / 10 * 10;
+            match below(20) {
+                0 => board.forget_sacked(Fate::Flying),
+                1..=3 => board.resend(Seq(at), Instant::from_micros(turn)),
+                4 if una < 9000 => {
+                    una += below(20) * 10;
+                    board.acknowledge(Seq(una), |_| {});
+                }
+                _ => board.sack((Seq(at), Seq(at + below(900))), |_| {}),
+            }
+            let flying: Vec<Seq> = board
+                .entries
+                .iter()
+                .filter(|sent| sent.fate == Fate::Flying)
+                .map(|sent| sent.start)
+                .collect();
+            let mut seen = Vec::new();
+            board.lose(|sent| {
+                seen.push(sent.start);
+                Some(sent.start.0 % 70 == 0)
+            });
+            assert_eq!(seen, flying);
+            sums(&board);
+        }
     }
 
     #[test]
