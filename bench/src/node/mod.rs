@@ -18,6 +18,7 @@ mod idle;
 mod machine;
 mod meter;
 mod report;
+mod rules;
 mod samples;
 mod service;
 mod small;
@@ -67,6 +68,8 @@ enum Measure {
     Udp,
     /// From the start of the near process to the first byte.
     FirstByte,
+    /// From `nexctl proxy add` to the first byte, alone and beside 10,000 rules. Only our node.
+    Rules,
     /// Memory of nearly 10,000 idle connections, and what they cost one that is used. Only our node.
     Idle,
 }
@@ -90,6 +93,7 @@ impl Measure {
                 .flat_map(|stream| [Up, Down].map(|direction| Load::Udp(direction, stream)))
                 .collect(),
             Self::FirstByte => vec![Load::FirstByte],
+            Self::Rules => vec![Load::Rules],
             Self::Idle => vec![Load::Idle],
         }
     }
@@ -105,6 +109,7 @@ enum Load {
     Http(usize),
     Udp(bulk::Direction, udp::Stream),
     FirstByte,
+    Rules,
     Idle,
 }
 
@@ -115,7 +120,7 @@ const UDP_SMALL: udp::Stream = udp::Stream { bytes: 64, mbps: None };
 impl Load {
     /// Whether there is anything to learn from it on this side.
     fn suits(self, side: Side) -> bool {
-        !matches!(self, Self::Idle) || side == Side::Ours
+        !matches!(self, Self::Rules | Self::Idle) || side == Side::Ours
     }
 
     /// Whether the rig has to be one that has done nothing yet.
@@ -134,6 +139,7 @@ impl Load {
             Self::FirstByte => {
                 Ok(vec![Figure::new("first_byte", "ms", world.first_byte.as_secs_f64() * 1e3)])
             }
+            Self::Rules => rules::measure(world),
             Self::Idle => idle::measure(world, time),
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -79,6 +79,12 @@ pub(super) struct World<'a> {
     pub(super) service: Service,
     /// The same for datagrams, at the same port.
     pub(super) datagrams: Datagrams,
+    /// Where its service is in the overlay.
+    pub(super) overlay: SocketAddr,
+    /// What is near, where it is our node.
+    pub(super) node: Option<Node<'a>>,
+    /// Its rules file, which is empty at first.
+    pub(super) rules: PathBuf,
     _near: Box<dyn End + 'a>,
     _far: Box<dyn End + 'a>,
 }
@@ -108,6 +114,9 @@ impl<'a> World<'a> {
             }
             _ => Box::new(WgPeer::start(far, &far_id, &[&near_id])),
         };
+        let directory = tempfile::tempdir()?;
+        let rules = directory.path().join("rules.yaml");
+        let mut node = None;
         let start = Instant::now();
         let (near_end, target, process, first_byte): (Box<dyn End + 'a>, _, _, _) = match side {
             Side::WireguardGo => {
@@ -116,18 +125,20 @@ impl<'a> World<'a> {
                 (Box::new(peer), overlay, process, wait_first_byte(near, overlay, start)?)
             }
             Side::Ours | Side::OursBoth => {
-                let node =
+                let ours =
                     Node::with(products, &near_id).peer(&far_id).within(near).expect_complaint(UDP_LOSS);
                 let rule = |protocol| format!("{protocol}:{}:{overlay}", local.port());
-                let mut node = node.egress(rule("tcp")).egress(rule("udp")).build();
-                node.launch();
+                fs::write(&rules, "egress: []\n")?;
+                let flag = format!("--rules={}", rules.display());
+                let mut ours = ours.egress(rule("tcp")).egress(rule("udp")).flag(flag).build();
+                ours.launch();
                 let first_byte = wait_first_byte(near, local, start)?;
-                node.wait_ready();
-                let envoy = node.envoy_id().ok_or("the node has no Envoy")?;
-                (Box::new(node), local, envoy, first_byte)
+                ours.wait_ready();
+                let envoy = ours.envoy_id().ok_or("the node has no Envoy")?;
+                node = Some(ours);
+                (Box::new(directory), local, envoy, first_byte)
             }
             Side::Onetun => {
-                let directory = tempfile::tempdir()?;
                 let onetun = onetun(near, directory.path(), &near_id, &far_id, local, overlay)?;
                 let process = onetun.id();
                 (Box::new((onetun, directory)), local, process, wait_first_byte(near, local, start)?)
@@ -142,6 +153,9 @@ impl<'a> World<'a> {
             products,
             service,
             datagrams,
+            overlay,
+            node,
+            rules,
             _near: near_end,
             _far: far_end,
         })
