@@ -3,6 +3,8 @@
 //! Configuration callbacks only *state* here what should be: peers, listening ports. The network thread reads
 //! it when it runs; `envoy --mode validate` never starts one, so nothing is opened there.
 
+mod desired;
+
 use crate::failures::Failures;
 use crate::flow::{Flow, QueueBudget};
 use crate::greeting::Outcome;
@@ -10,11 +12,9 @@ use crate::health::{Check, HealthBoard, SessionId, Wanted};
 use crate::ingress::IngressLink;
 use crate::pings::{Echo, Pings, Report, TooMany};
 use crate::status::NetworkStatus;
-use envoy_config::{Destination, Peer, UdpRelay};
-use nexodus_netstack::Local;
+pub(crate) use desired::{Desired, listener};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
@@ -78,20 +78,6 @@ pub(crate) struct Network {
 
 /// Serves the work list on the calling thread; `false` when another thread is at it.
 pub(crate) type Visit = Box<dyn Fn() -> bool + Send + Sync>;
-
-/// What the configuration asks for, at present.
-#[derive(Clone, Default)]
-pub(crate) struct Desired {
-    /// `None`: those the network was started with.
-    pub(crate) peers: Option<Vec<Peer>>,
-    /// Where in the overlay to listen for TCP, and the Unix socket of the Envoy listener, with the configuration that said so
-    /// last.
-    pub(crate) listeners: BTreeMap<Local, (u64, PathBuf)>,
-    /// Loopback address to the overlay destinations that it stands for.
-    pub(crate) udp_relays: BTreeMap<SocketAddr, RelayTo>,
-    /// The same for UDP, and the loopback address of the Envoy listener.
-    pub(crate) udp_listeners: BTreeMap<Local, (u64, SocketAddr)>,
-}
 
 impl Network {
     /// Registers a network that the bootstrap names.
@@ -202,49 +188,6 @@ impl Network {
         }
     }
 
-    pub(crate) fn set_peers(&self, peers: Vec<Peer>) {
-        lock(&self.desired).peers = Some(peers);
-        self.changed();
-    }
-
-    /// What a listener's configuration names, which is one of this network's own addresses or none.
-    pub(crate) fn local(&self, address: Option<IpAddr>, port: u16) -> Result<Local, ForeignAddress> {
-        match address {
-            Some(address) if !self.addresses.contains(&address) => {
-                let own: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
-                Err(ForeignAddress { address, network: self.name.clone(), own: own.join(", ") })
-            }
-            _ => Ok(Local { address, port }),
-        }
-    }
-
-    /// `socket` is the newest to stand for `local`, until [`Self::remove_listener`] with the same `generation`.
-    pub(crate) fn set_listener(&self, local: Local, socket: PathBuf, generation: u64) {
-        lock(&self.desired).listeners.insert(local, (generation, socket));
-        self.changed();
-    }
-
-    pub(crate) fn remove_listener(&self, local: Local, generation: u64) {
-        remove_generation(&mut lock(&self.desired).listeners, &local, generation);
-        self.changed();
-    }
-
-    /// Replaces what loopback addresses stand for.
-    pub(crate) fn set_udp_relays(&self, relays: &[UdpRelay]) {
-        lock(&self.desired).udp_relays = relays.iter().map(|relay| (relay.relay, relay.into())).collect();
-        self.changed();
-    }
-
-    pub(crate) fn set_udp_listener(&self, local: Local, listener: SocketAddr, generation: u64) {
-        lock(&self.desired).udp_listeners.insert(local, (generation, listener));
-        self.changed();
-    }
-
-    pub(crate) fn remove_udp_listener(&self, local: Local, generation: u64) {
-        remove_generation(&mut lock(&self.desired).udp_listeners, &local, generation);
-        self.changed();
-    }
-
     pub(crate) fn add_udp_source(&self, source: SocketAddr) {
         self.udp_sources.write().unwrap_or_else(PoisonError::into_inner).insert(source);
     }
@@ -336,16 +279,6 @@ impl Network {
         lock(&self.pings).settle(ident, seq, outcome);
     }
 
-    fn changed(&self) {
-        self.desired_changed.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    /// Network thread: the configuration, when it changed since the last call.
-    pub(crate) fn take_changes(&self) -> Option<Desired> {
-        self.desired_changed.swap(false, Ordering::AcqRel).then(|| lock(&self.desired).clone())
-    }
-
     /// Has the network thread look at a relay: its filter is there.
     pub(crate) fn relay_attached(&self, relay: usize) {
         lock(&self.attached).push(relay);
@@ -370,42 +303,11 @@ impl Network {
     }
 }
 
-/// What a UDP relay stands for.
-#[derive(Clone, Default)]
-pub(crate) struct RelayTo {
-    /// New flows take them in turn.
-    pub(crate) destinations: Vec<SocketAddr>,
-    /// A name that is looked up for each new flow.
-    pub(crate) name: Option<(String, u16)>,
-}
-
-impl From<&UdpRelay> for RelayTo {
-    fn from(relay: &UdpRelay) -> Self {
-        let at = |addresses: &[IpAddr], port| addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
-        match (&relay.destination, &relay.addresses) {
-            (Destination::Address(address), _) => Self { destinations: vec![*address], name: None },
-            (Destination::Name { port, .. }, Some(addresses)) => {
-                Self { destinations: at(addresses, *port), name: None }
-            }
-            (Destination::Name { host, port }, None) => {
-                Self { destinations: Vec::new(), name: Some((host.clone(), *port)) }
-            }
-        }
-    }
-}
-
 /// What a name was found to stand for, for a client of a UDP relay.
 pub(crate) struct FoundName {
     pub(crate) relay: SocketAddr,
     pub(crate) client: SocketAddr,
     pub(crate) addresses: Vec<SocketAddr>,
-}
-
-/// Removes what the configuration `generation` has said, unless a newer one has spoken since.
-fn remove_generation<K: Ord, V>(map: &mut BTreeMap<K, (u64, V)>, key: &K, generation: u64) {
-    if map.get(key).is_some_and(|(newest, _)| *newest == generation) {
-        map.remove(key);
-    }
 }
 
 /// A filter configuration names a network that the bootstrap extension `tunnel` does not have.
@@ -414,22 +316,6 @@ fn remove_generation<K: Ord, V>(map: &mut BTreeMap<K, (u64, V)>, key: &K, genera
 pub(crate) struct UnknownNetwork {
     name: String,
     known: String,
-}
-
-/// A listener's configuration names an address that nothing in the overlay arrives at.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "address {address} is not one of network {network:?}, which has {own}: name one of these, or none for all"
-)]
-pub(crate) struct ForeignAddress {
-    address: IpAddr,
-    network: String,
-    own: String,
-}
-
-/// Of what is listened on, what stands for a local address and port: one address comes before all.
-pub(crate) fn listener<V>(listeners: &BTreeMap<Local, V>, local: SocketAddr) -> Option<&V> {
-    listeners.get(&local.into()).or_else(|| listeners.get(&local.port().into()))
 }
 
 /// All networks, by name.
