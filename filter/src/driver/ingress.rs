@@ -124,6 +124,8 @@ impl Driver {
             Ok(relay) => {
                 self.owners.insert(flow, Owner::Ingress(relay));
                 self.stack.accept(now, flow);
+                // The PROXY header: Envoy sets its side up while the answer is on its way.
+                self.pump(now, relay);
             }
             Err(_) => {
                 // No listener, or one that is being removed: the port is closed.
@@ -160,8 +162,6 @@ impl Driver {
             write_finished: false,
             read_finished: false,
         });
-        // The PROXY header.
-        self.relays.ready.push(id);
         Ok(id)
     }
 
