@@ -1,5 +1,5 @@
 //! The WireGuard UDP socket: one for both families where the host has IPv6, in batches, with segmentation (GSO)
-//! and receive (GRO) offload where the kernel has them.
+//! and receive (GRO) offload where the kernel has them. And what other sockets need for the same.
 
 use mio::{Interest, Registry, Token};
 use nexodus_netstack::Transmit;
@@ -22,7 +22,7 @@ pub(super) struct Socket {
     ipv6: bool,
     readable: bool,
     writable: bool,
-    received: Vec<u8>,
+    inbox: Inbox,
     outgoing: Vec<u8>,
     /// What `outgoing` holds, when the kernel had no room for it.
     waiting: Option<Transmit>,
@@ -48,7 +48,7 @@ impl Socket {
             ipv6,
             readable: true,
             writable: true,
-            received: vec![0; RECEIVE_BUFFER * BATCH_SIZE],
+            inbox: Inbox::default(),
             outgoing: Vec::with_capacity(64 * 1024),
             waiting: None,
         })
@@ -77,12 +77,8 @@ impl Socket {
         if !self.readable {
             return Ok(false);
         }
-        let mut metas = [RecvMeta::default(); BATCH_SIZE];
-        let mut buffers = self.received.chunks_exact_mut(RECEIVE_BUFFER).map(IoSliceMut::new);
-        let mut buffers: [IoSliceMut<'_>; BATCH_SIZE] =
-            std::array::from_fn(|_| buffers.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
-        let count = match self.state.recv((&self.socket).into(), &mut buffers, &mut metas) {
-            Ok(count) => count,
+        match self.inbox.receive(&self.socket, &self.state) {
+            Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.readable = false;
                 return Ok(false);
@@ -90,13 +86,9 @@ impl Socket {
             // ICMP errors of earlier sends show up here; WireGuard goes on.
             Err(error) if is_transient(&error) => return Ok(true),
             Err(error) => return Err(error),
-        };
-        for (meta, buffer) in metas.iter().zip(&buffers).take(count) {
-            let remote = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
-            let bytes = buffer.get(..meta.len).unwrap_or(&[]);
-            for datagram in bytes.chunks(meta.stride.max(1)) {
-                take(remote, datagram);
-            }
+        }
+        for (remote, datagram) in self.inbox.datagrams() {
+            take(remote, datagram);
         }
         Ok(true)
     }
@@ -152,6 +144,42 @@ impl Socket {
     }
 }
 
+/// What one system call has received.
+#[derive(Default)]
+pub(super) struct Inbox {
+    /// [`BATCH_SIZE`] buffers; none before they are needed.
+    bytes: Vec<u8>,
+    metas: [RecvMeta; BATCH_SIZE],
+    count: usize,
+}
+
+impl Inbox {
+    pub(super) fn receive(&mut self, socket: &mio::net::UdpSocket, state: &UdpSocketState) -> io::Result<()> {
+        self.count = 0;
+        self.bytes.resize(RECEIVE_BUFFER * BATCH_SIZE, 0);
+        let mut buffers = self.bytes.chunks_exact_mut(RECEIVE_BUFFER).map(IoSliceMut::new);
+        let mut buffers: [IoSliceMut<'_>; BATCH_SIZE] =
+            std::array::from_fn(|_| buffers.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
+        self.count = state.recv(socket.into(), &mut buffers, &mut self.metas)?;
+        Ok(())
+    }
+
+    /// Each datagram with its sender, in the order of arrival. What the kernel has put together is taken apart.
+    pub(super) fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
+        let buffers = self.bytes.chunks_exact(RECEIVE_BUFFER);
+        self.metas.iter().zip(buffers).take(self.count).flat_map(|(meta, buffer)| {
+            let remote = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
+            let stride = meta.stride.max(1);
+            // One without a byte is a datagram too.
+            let count = meta.len.div_ceil(stride).max(1);
+            (0..count).map(move |n| {
+                let end = (stride * (n + 1)).min(meta.len);
+                (remote, buffer.get(stride * n..end).unwrap_or_default())
+            })
+        })
+    }
+}
+
 fn bind(domain: Domain, address: SocketAddr) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     if domain == Domain::IPV6 {
@@ -178,7 +206,7 @@ pub(super) fn enlarge_buffers(socket: &impl AsFd) {
 
 /// quinn-udp forbids IP fragmentation, which QUIC wants and WireGuard does not: where the path's MTU is smaller than
 /// the tunnel's asks for, large datagrams would vanish. Best effort: a refusal leaves what quinn-udp set.
-fn allow_fragmentation(socket: &mio::net::UdpSocket, ipv6: bool) {
+pub(super) fn allow_fragmentation(socket: &mio::net::UdpSocket, ipv6: bool) {
     use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
     use rustix::net::sockopt::{set_ip_mtu_discover, set_ipv6_mtu_discover};
     let _ = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT);

@@ -5,24 +5,26 @@
 //!   sender) is a flow.
 //! * Ingress: one socket for each flow, connected to the listener's loopback address.
 
+mod burst;
+
 use super::Driver;
 use super::held::{Held, Place};
-use super::udp::enlarge_buffers;
+use super::udp::{Inbox, allow_fragmentation, enlarge_buffers};
 use crate::names;
 use crate::network::{self, Desired, FoundName, Network};
+use burst::Burst;
 use envoy_proxy_dynamic_modules_rust_sdk::envoy_log_error;
 use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 use nexodus_netstack::{Instant, Local, Netstack, UdpFlowId};
+use quinn_udp::{Transmit, UdpSocketState};
 use slab::Slab;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The largest UDP payload over IPv4 (RFC 768, RFC 791).
-const MAX_PAYLOAD: usize = 65_507;
-/// Datagrams read from one socket per turn.
-const READ_BUDGET: usize = 256;
+/// Receive system calls of one socket per turn (each brings up to `quinn_udp::BATCH_SIZE` buffers).
+const READ_BUDGET: usize = 8;
 /// Datagrams from the overlay per turn.
 const DATAGRAM_BUDGET: usize = 1024;
 /// Tokens of these sockets have this bit; those of the TCP relays count from below.
@@ -42,8 +44,9 @@ pub(super) struct UdpProxy {
     /// Datagrams that wait until a name is looked up, by relay and client.
     held: Held<(SocketAddr, SocketAddr)>,
     payload: Vec<u8>,
+    outgoing: Burst,
     /// Where datagrams from sockets pass through.
-    received: Box<[u8]>,
+    inbox: Inbox,
 }
 
 /// Counted here, published with the thread's other numbers.
@@ -59,6 +62,7 @@ pub(crate) struct UdpStats {
 
 struct Loopback {
     socket: UdpSocket,
+    state: UdpSocketState,
     /// `None`: a relay.
     flow: Option<UdpFlowId>,
     address: SocketAddr,
@@ -87,7 +91,8 @@ impl Default for UdpProxy {
             ready: Vec::new(),
             held: Held::default(),
             payload: Vec::new(),
-            received: vec![0; MAX_PAYLOAD].into_boxed_slice(),
+            outgoing: Burst::default(),
+            inbox: Inbox::default(),
         }
     }
 }
@@ -153,11 +158,21 @@ impl UdpProxy {
     fn open(&mut self, address: SocketAddr, registry: &Registry) -> io::Result<usize> {
         let mut socket = UdpSocket::bind(address)?;
         enlarge_buffers(&socket);
+        let state = UdpSocketState::new((&socket).into())?;
+        allow_fragmentation(&socket, address.is_ipv6());
         let entry = self.sockets.vacant_entry();
         registry.register(&mut socket, Token(entry.key() | TOKEN_BIT), Interest::READABLE)?;
         let address = socket.local_addr()?;
         let key = entry.key();
-        entry.insert(Loopback { socket, flow: None, address, destinations: Vec::new(), next: 0, name: None });
+        entry.insert(Loopback {
+            socket,
+            state,
+            flow: None,
+            address,
+            destinations: Vec::new(),
+            next: 0,
+            name: None,
+        });
         Ok(key)
     }
 
@@ -172,6 +187,36 @@ impl UdpProxy {
             }
             *of != relay
         });
+    }
+
+    /// The socket of a flow, and where its datagrams go.
+    fn way(&self, flow: UdpFlowId) -> Option<(&Loopback, SocketAddr)> {
+        match *self.flows.get(&flow)? {
+            Owner::Egress { relay, client } => Some((self.sockets.get(relay)?, client)),
+            Owner::Ingress { socket } => {
+                let loopback = self.sockets.get(socket)?;
+                Some((loopback, *loopback.destinations.first()?))
+            }
+        }
+    }
+
+    /// Datagrams of a flow for one system call.
+    fn most_at_once(&self, flow: UdpFlowId) -> usize {
+        self.way(flow).map_or(1, |(loopback, _)| loopback.state.max_gso_segments())
+    }
+
+    /// Sends what is in `outgoing`; `false` when it was refused or there is nobody any more.
+    fn send_burst(&self) -> bool {
+        let Some(flow) = self.outgoing.flow() else { return true };
+        let Some((loopback, destination)) = self.way(flow) else { return false };
+        let transmit = Transmit {
+            destination,
+            ecn: None,
+            contents: self.outgoing.bytes(),
+            segment_size: self.outgoing.segment_size(),
+            src_ip: None,
+        };
+        loopback.state.try_send((&loopback.socket).into(), &transmit).is_ok()
     }
 
     /// The flow has ended in the netstack.
@@ -225,25 +270,28 @@ impl Driver {
 
     /// Datagrams from the overlay to Envoy; whether there may be more.
     pub(super) fn udp_to_envoy(&mut self) -> bool {
+        let mut more = true;
+        let mut most = 0;
         for _ in 0..DATAGRAM_BUDGET {
-            let Some(flow) = self.stack.poll_datagram(&mut self.udp.payload) else { return false };
-            let payload = &self.udp.payload;
-            let sent = match self.udp.flows.get(&flow) {
-                Some(Owner::Egress { relay, client }) => self
-                    .udp
-                    .sockets
-                    .get(*relay)
-                    .is_some_and(|relay| relay.socket.send_to(payload, *client).is_ok()),
-                Some(Owner::Ingress { socket }) => self
-                    .udp
-                    .sockets
-                    .get(*socket)
-                    .is_some_and(|loopback| loopback.socket.send(payload).is_ok()),
-                None => false,
+            let Some(flow) = self.stack.poll_datagram(&mut self.udp.payload) else {
+                more = false;
+                break;
             };
-            self.udp_stats.not_delivered += u64::from(!sent);
+            if !self.udp.outgoing.takes(flow, &self.udp.payload, most) {
+                self.send_burst();
+                most = self.udp.most_at_once(flow);
+            }
+            self.udp.outgoing.push(flow, &self.udp.payload);
         }
-        true
+        self.send_burst();
+        more
+    }
+
+    fn send_burst(&mut self) {
+        if !self.udp.send_burst() {
+            self.udp_stats.not_delivered += self.udp.outgoing.count();
+        }
+        self.udp.outgoing.clear();
     }
 
     /// Datagrams from Envoy into the overlay; whether there may be more.
@@ -256,32 +304,19 @@ impl Driver {
     }
 
     fn udp_read(&mut self, now: Instant, key: usize) -> bool {
-        let mut buffer = std::mem::take(&mut self.udp.received);
-        let more = self.udp_read_into(now, key, &mut buffer);
-        self.udp.received = buffer;
+        let mut inbox = std::mem::take(&mut self.udp.inbox);
+        let more = self.udp_read_into(now, key, &mut inbox);
+        self.udp.inbox = inbox;
         more
     }
 
-    fn udp_read_into(&mut self, now: Instant, key: usize, buffer: &mut [u8]) -> bool {
+    fn udp_read_into(&mut self, now: Instant, key: usize, inbox: &mut Inbox) -> bool {
         for _ in 0..READ_BUDGET {
             let Some(loopback) = self.udp.sockets.get(key) else { return false };
-            match loopback.socket.recv_from(buffer) {
-                Ok((length, client)) => {
-                    let flow = match loopback.flow {
-                        // What came between the socket's opening and its connecting can be anybody's.
-                        Some(_) if !loopback.destinations.contains(&client) => {
-                            self.network.count_foreign_datagram();
-                            continue;
-                        }
-                        Some(flow) => Some(flow),
-                        None => self.udp_flow(now, key, client),
-                    };
-                    match flow {
-                        Some(flow) => {
-                            // What the netstack does not take it counts.
-                            self.stack.udp_send(now, flow, &buffer[..length]);
-                        }
-                        None => self.hold(key, client, &buffer[..length]),
+            match inbox.receive(&loopback.socket, &loopback.state) {
+                Ok(()) => {
+                    for (client, datagram) in inbox.datagrams() {
+                        self.udp_from_envoy(now, key, client, datagram);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
@@ -299,6 +334,26 @@ impl Driver {
         // The rest of it in the next turn.
         self.udp.ready.push(key);
         true
+    }
+
+    fn udp_from_envoy(&mut self, now: Instant, key: usize, client: SocketAddr, datagram: &[u8]) {
+        let Some(loopback) = self.udp.sockets.get(key) else { return };
+        let flow = match loopback.flow {
+            // What came between the socket's opening and its connecting can be anybody's.
+            Some(_) if !loopback.destinations.contains(&client) => {
+                self.network.count_foreign_datagram();
+                return;
+            }
+            Some(flow) => Some(flow),
+            None => self.udp_flow(now, key, client),
+        };
+        match flow {
+            Some(flow) => {
+                // What the netstack does not take it counts.
+                self.stack.udp_send(now, flow, datagram);
+            }
+            None => self.hold(key, client, datagram),
+        }
     }
 
     /// A datagram without a flow: it waits if a name has to be looked up for that, else it is refused.

@@ -1,0 +1,110 @@
+//! Datagrams for one system call (GSO).
+
+use nexodus_netstack::UdpFlowId;
+
+/// The largest UDP payload over IPv4 (RFC 768, RFC 791), of one datagram and of a burst.
+const MAX_PAYLOAD: usize = 65_507;
+
+/// Datagrams of one flow, all of one size but for a last one that is smaller.
+#[derive(Default)]
+pub(super) struct Burst {
+    flow: Option<UdpFlowId>,
+    bytes: Vec<u8>,
+    size: usize,
+    count: usize,
+}
+
+impl Burst {
+    /// Whether the datagram can go with those that are here, `most` in all.
+    pub(super) fn takes(&self, flow: UdpFlowId, datagram: &[u8], most: usize) -> bool {
+        self.flow == Some(flow)
+            && (1..most).contains(&self.count)
+            && self.bytes.len() == self.size * self.count
+            && (1..=self.size).contains(&datagram.len())
+            && self.bytes.len() + datagram.len() <= MAX_PAYLOAD
+    }
+
+    pub(super) fn push(&mut self, flow: UdpFlowId, datagram: &[u8]) {
+        if self.count == 0 {
+            self.size = datagram.len();
+        }
+        self.flow = Some(flow);
+        self.bytes.extend_from_slice(datagram);
+        self.count += 1;
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.flow = None;
+        self.bytes.clear();
+        self.count = 0;
+    }
+
+    /// Whose datagrams these are, if there are any.
+    pub(super) fn flow(&self) -> Option<UdpFlowId> {
+        self.flow
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count as u64
+    }
+
+    /// Where the kernel has to cut.
+    pub(super) fn segment_size(&self) -> Option<usize> {
+        (self.count > 1).then_some(self.size)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::expect_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use nexodus_netstack::{Config, Limits, Netstack};
+
+    fn flows() -> [UdpFlowId; 2] {
+        let config = Config {
+            private_key: [7; 32],
+            addresses: vec!["100.64.0.1/32".parse().expect("a prefix")],
+            mtu: 1420,
+            limits: Limits::default(),
+            seed: 1,
+        };
+        let now = nexodus_netstack::Instant::from_micros(1);
+        let mut stack = Netstack::new(config, now).expect("a stack");
+        [1, 2].map(|port| stack.udp_connect(now, ([100, 64, 0, 1], port).into()).expect("a flow"))
+    }
+
+    /// How datagrams of these sizes are put together.
+    fn bursts(datagrams: &[(usize, usize)], most: usize) -> Vec<(u64, Option<usize>)> {
+        let flows = flows();
+        let mut bursts = Vec::new();
+        let mut burst = Burst::default();
+        for &(flow, len) in datagrams {
+            if !burst.takes(flows[flow], &vec![0; len], most) {
+                bursts.push((burst.count(), burst.segment_size()));
+                burst.clear();
+            }
+            burst.push(flows[flow], &vec![0; len]);
+        }
+        bursts.push((burst.count(), burst.segment_size()));
+        bursts.split_off(1)
+    }
+
+    #[test]
+    fn equal_datagrams_of_a_flow_go_together_and_a_smaller_one_ends_it() {
+        let sizes = [(0, 100), (0, 100), (0, 40), (0, 40), (0, 41), (1, 41), (1, 0), (1, 0)];
+        let expected = [(3, Some(100)), (1, None), (1, None), (1, None), (1, None), (1, None)];
+        assert_eq!(bursts(&sizes, 64), expected);
+    }
+
+    #[test]
+    fn a_burst_is_as_long_as_the_kernel_takes_it() {
+        assert_eq!(bursts(&[(0, 10); 7], 3), [(3, Some(10)), (3, Some(10)), (1, None)]);
+        assert_eq!(bursts(&[(0, 10); 2], 1), [(1, None), (1, None)]);
+        assert_eq!(bursts(&[(0, 1400); 50], 64), [(46, Some(1400)), (4, Some(1400))]);
+        assert_eq!(bursts(&[(0, 65_507), (0, 65_507)], 64), [(1, None), (1, None)]);
+    }
+}
