@@ -1,4 +1,4 @@
-//! Rules that come at run time: how long until they carry a byte, and what 10,000 others make of it.
+//! Rules that come at run time: how long until they carry a byte, and what 9,900 others make of it.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,14 +14,14 @@ use crate::Result;
 /// Of each, medians count.
 const TIMES: usize = 9;
 
-/// Ports with so many destinations each.
+/// Ports with so many destinations each: a node takes 10,000 rules, and has three more.
 const PORTS: u16 = 100;
-const DESTINATIONS: u8 = 100;
+const DESTINATIONS: u8 = 99;
 
-/// Until 10,000 rules are in use, or a rule carries a byte.
+/// Until all rules are in use, or a rule carries a byte.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Leaves 10,000 rules behind.
+/// Leaves 9,900 rules behind.
 pub(super) fn measure(world: &World) -> Result<Vec<Figure>> {
     let node = world.node.as_ref().ok_or("rules are our node's")?;
     let alone = median(|| added(world, node))?;
@@ -33,8 +33,8 @@ pub(super) fn measure(world: &World) -> Result<Vec<Figure>> {
     let beside = median(|| added(world, node))?;
     Ok(vec![
         Figure::new("rule_first_byte", "ms", alone.as_secs_f64() * 1e3),
-        Figure::new("rule_first_byte_beside_10000", "ms", beside.as_secs_f64() * 1e3),
-        Figure::new("rules_10000_reload", "s", reload.as_secs_f64()),
+        Figure::new("rule_first_byte_beside_9900", "ms", beside.as_secs_f64() * 1e3),
+        Figure::new("rules_9900_reload", "s", reload.as_secs_f64()),
     ])
 }
 
