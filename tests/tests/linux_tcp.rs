@@ -154,7 +154,7 @@ impl Rig {
         while !self.is_over() {
             let now = self.epoch.elapsed();
             assert!(now < LIMIT, "{}: {:?}", self.case.name, self.connection.as_ref().map(Connection::state));
-            while let Some(count) = self.from_linux(&mut buffer) {
+            while let Some(count) = self.packet_of_linux(&mut buffer) {
                 self.offer(0, &buffer[..count]);
             }
             while let Some(packet) = self.arrived(0) {
@@ -178,7 +178,7 @@ impl Rig {
         self.linux.is_finished() && self.connection.as_ref().is_some_and(rests)
     }
 
-    fn from_linux(&self, buffer: &mut [u8]) -> Option<usize> {
+    fn packet_of_linux(&self, buffer: &mut [u8]) -> Option<usize> {
         match self.device.recv(buffer) {
             Ok(count) => Some(count),
             Err(error) if error.kind() == ErrorKind::WouldBlock => None,
