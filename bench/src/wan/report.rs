@@ -70,7 +70,8 @@ fn table(out: &mut String, rows: &[Row], columns: &[Column], results: &Results) 
         };
         let cells: Vec<_> = (0..columns.len()).map(cell).collect();
         let fault = row.name.rsplit(", ").next().unwrap_or_default();
-        let _ = writeln!(out, "| {fault} | {} | {} |", cells.join(" | "), effort(&runs));
+        let effort = effort(&names.iter().map(String::as_str).zip(runs).collect::<Vec<_>>());
+        let _ = writeln!(out, "| {fault} | {} | {effort} |", cells.join(" | "));
     }
 }
 
@@ -95,20 +96,23 @@ fn pairs(out: &mut String, results: &Results) {
             of(0),
             of(1),
             middle(&jain),
-            effort(&[runs])
+            effort(&[("", runs)])
         );
     }
 }
 
-/// `5 x 60 s`: what the column with the fewest has, of those that were measured. Disturbed runs are told.
-fn effort(columns: &[&[Run]]) -> String {
-    let measured = || columns.iter().filter(|runs| !runs.is_empty());
-    let fewest = measured().map(|runs| runs.len()).min().unwrap_or_default();
-    let runs = || measured().copied().flatten();
+/// `5 x 60 s; ours to ours 1`: what the first column has, and those that have another number of runs. Disturbed runs are told.
+fn effort(columns: &[(&str, &[Run])]) -> String {
+    let measured: Vec<_> = columns.iter().filter(|(_, runs)| !runs.is_empty()).collect();
+    let count = measured.first().map_or(0, |(_, runs)| runs.len());
+    let runs = || measured.iter().flat_map(|(_, runs)| runs.iter());
     let seconds = runs().map(|run| run.seconds).min().unwrap_or_default();
+    let others = measured.iter().filter(|(_, runs)| runs.len() != count);
+    let others: Vec<_> = others.map(|(name, runs)| format!("{name} {}", runs.len())).collect();
+    let others = if others.is_empty() { String::new() } else { format!("; {}", others.join(", ")) };
     let disturbed = runs().filter(|run| run.late_pct > DISTURBED).count();
-    let note = if disturbed > 0 { format!(", {disturbed} of all disturbed") } else { String::new() };
-    format!("{fewest} x {seconds} s{note}")
+    let note = if disturbed > 0 { format!("; {disturbed} of all disturbed") } else { String::new() };
+    format!("{count} x {seconds} s{others}{note}")
 }
 
 #[cfg(test)]
