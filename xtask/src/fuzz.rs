@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     /// Only this target: `segment`, `connection` or `stack`.
     target: Option<String>,
     /// How long to run each target.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     minutes: u64,
     /// Do not run: replace the committed corpus by as few inputs as reach everything that was reached so far.
     #[arg(long)]
