@@ -17,8 +17,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nexodus_netstack::{Event, FlowId, Instant, Limits, Netstack};
-use pair::{stack, udp};
+use nexodus_netstack::Limits;
+use pair::Pair;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 /// Least throughput as a part of ring's.
@@ -97,20 +97,22 @@ fn ring() -> Vec<Duration> {
 
 /// The bytes of a batch go from one stack to the other, and are read there.
 fn netstack() -> Vec<Duration> {
-    let mut pair = Pair::new();
+    let mut pair = Pair::new(Limits::default());
+    pair.connect(1);
+    let [sender, receiver] = pair.flows[0];
     let data = vec![7; BATCH];
     let mut out = vec![0; BATCH];
     let batch = |_| {
         let start = std::time::Instant::now();
         let (mut sent, mut received) = (0, 0);
         while received < BATCH {
-            let room = pair.stacks[0].send_capacity(pair.flows[0]).min(BATCH - sent);
+            let room = pair.stacks[0].send_capacity(sender).min(BATCH - sent);
             let mut chunk = Bytes::copy_from_slice(&data[..room]);
-            sent += pair.stacks[0].send_chunk(pair.now, pair.flows[0], &mut chunk);
-            pair.exchange();
+            sent += pair.stacks[0].send_chunk(pair.now, sender, &mut chunk);
+            pair.turn(&mut Vec::new());
             let before = received;
             loop {
-                let chunk = pair.stacks[1].recv_chunk(pair.now, pair.flows[1]);
+                let chunk = pair.stacks[1].recv_chunk(pair.now, receiver);
                 if chunk.is_empty() {
                     break;
                 }
@@ -126,49 +128,4 @@ fn netstack() -> Vec<Duration> {
         start.elapsed()
     };
     (0..FIRST + BATCHES).map(batch).skip(FIRST).collect()
-}
-
-/// Two stacks, and a flow from one to the other.
-struct Pair {
-    stacks: [Netstack; 2],
-    flows: [FlowId; 2],
-    now: Instant,
-    buffer: Vec<u8>,
-}
-
-impl Pair {
-    fn new() -> Self {
-        let now = Instant::from_micros(1_000_000);
-        let mut stacks = [0, 1].map(|end| stack(end, Limits::default(), now));
-        stacks[1].listen(80);
-        let flow = stacks[0].connect(now, "100.64.0.2:80".parse().unwrap()).unwrap();
-        let mut pair = Self { stacks, flows: [flow; 2], now, buffer: Vec::new() };
-        for _ in 0..4 {
-            pair.exchange();
-        }
-        assert!(pair.stacks[1].stats().flows == 1 && pair.stacks[1].stats().pending == 0);
-        pair
-    }
-
-    /// One turn of each: what is to be sent is sent, and handled by the other.
-    fn exchange(&mut self) {
-        self.now = self.now + Duration::from_micros(50);
-        for end in 0..2 {
-            if self.stacks[end].poll_timeout().is_some_and(|at| at <= self.now) {
-                self.stacks[end].handle_timeout(self.now);
-            }
-            while let Some(event) = self.stacks[end].poll_event() {
-                if let Event::Incoming { flow, .. } = event {
-                    self.flows[1] = flow;
-                    self.stacks[end].accept(self.now, flow);
-                }
-                assert!(!matches!(event, Event::Closed { .. }), "{event:?}");
-            }
-            while let Some(transmit) = self.stacks[end].poll_transmit(self.now, &mut self.buffer) {
-                for datagram in self.buffer.chunks(transmit.segment_size.unwrap_or(self.buffer.len())) {
-                    self.stacks[1 - end].handle_datagram(self.now, udp(end), datagram);
-                }
-            }
-        }
-    }
 }

@@ -50,31 +50,33 @@ impl Pair {
     /// Events and datagrams until both have nothing more to say; what was accepted.
     pub fn exchange(&mut self) -> Vec<FlowId> {
         let mut accepted = Vec::new();
-        loop {
-            let mut quiet = true;
-            self.now = self.now + Duration::from_micros(50);
-            for end in 0..2 {
-                if self.stacks[end].poll_timeout().is_some_and(|at| at <= self.now) {
-                    self.stacks[end].handle_timeout(self.now);
-                }
-                while let Some(event) = self.stacks[end].poll_event() {
-                    if let Event::Incoming { flow, .. } = event {
-                        accepted.push(flow);
-                        self.stacks[end].accept(self.now, flow);
-                    }
-                    assert!(!matches!(event, Event::Closed { .. }), "{event:?}");
-                }
-                while let Some(transmit) = self.stacks[end].poll_transmit(self.now, &mut self.buffer) {
-                    quiet = false;
-                    for datagram in self.buffer.chunks(transmit.segment_size.unwrap_or(self.buffer.len())) {
-                        self.stacks[1 - end].handle_datagram(self.now, udp(end), datagram);
-                    }
-                }
+        while self.turn(&mut accepted) {}
+        accepted
+    }
+
+    /// One turn of each: what is to be sent is sent, and handled by the other. False: nobody had anything to say.
+    pub fn turn(&mut self, accepted: &mut Vec<FlowId>) -> bool {
+        let mut spoke = false;
+        self.now = self.now + Duration::from_micros(50);
+        for end in 0..2 {
+            if self.stacks[end].poll_timeout().is_some_and(|at| at <= self.now) {
+                self.stacks[end].handle_timeout(self.now);
             }
-            if quiet {
-                return accepted;
+            while let Some(event) = self.stacks[end].poll_event() {
+                if let Event::Incoming { flow, .. } = event {
+                    accepted.push(flow);
+                    self.stacks[end].accept(self.now, flow);
+                }
+                assert!(!matches!(event, Event::Closed { .. }), "{event:?}");
+            }
+            while let Some(transmit) = self.stacks[end].poll_transmit(self.now, &mut self.buffer) {
+                spoke = true;
+                for datagram in self.buffer.chunks(transmit.segment_size.unwrap_or(self.buffer.len())) {
+                    self.stacks[1 - end].handle_datagram(self.now, udp(end), datagram);
+                }
             }
         }
+        spoke
     }
 
     /// Carries bytes of a flow from the first stack to the second.
