@@ -256,7 +256,7 @@ impl Changes {
         }
         let key = RuleKey::of(direction, rule);
         if !self.has(key) {
-            self.probe.check(Instant::now(), key)?;
+            self.probe.check(key).await?;
         }
         self.publish(translate(&rules, &self.names.resolved(), &self.settings)?);
         if let Err(error) = self.reached(&Target::key(key, true), ACTIVATION_LIMIT).await {

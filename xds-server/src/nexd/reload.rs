@@ -2,7 +2,6 @@
 
 use std::{path::Path, time::Duration};
 
-use tokio::time::Instant;
 use tracing_subscriber::fmt::{
     format::Writer,
     time::{FormatTime as _, SystemTime},
@@ -95,7 +94,7 @@ impl Changes {
         let unchanged = self.rules.iter().eq(wanted.iter());
         let mut active = wanted;
         for key in has.difference(&had) {
-            if let Err(reason) = self.probe.check(Instant::now(), *key) {
+            if let Err(reason) = self.probe.check(*key).await {
                 self.waiting.extend(set_aside(&mut active, *key, &reason.to_string()));
             }
         }
