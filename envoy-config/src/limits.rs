@@ -12,7 +12,7 @@ use crate::Problem;
 pub const MAX_JSON_BYTES: usize = 8 << 20;
 /// The largest wg-quick file, in bytes.
 pub const MAX_FILE_BYTES: usize = 1 << 20;
-/// Networks in one tunnel configuration: each is a thread.
+/// Networks in one tunnel configuration.
 pub const MAX_NETWORKS: usize = 64;
 /// Addresses of one network.
 pub const MAX_ADDRESSES: usize = 64;
@@ -23,13 +23,15 @@ pub const MAX_ALLOWED_IPS: usize = 4096;
 /// A Unix socket's path: `sun_path` has 108 bytes, the last is the terminating NUL.
 pub const MAX_SOCKET_PATH_BYTES: usize = 107;
 
+const MAX_THREADS: usize = 64;
 const MAX_FLOWS: usize = 1 << 20;
 const MIN_BUFFER_BYTES: usize = 1 << 20;
 const MAX_BUFFER_BYTES: usize = 1 << 40;
 const MIN_UDP_IDLE_MS: usize = 100;
 const MAX_UDP_IDLE_MS: usize = 3_600_000;
 
-/// What a network may use at most. A flow that would pass a limit is refused and counted.
+/// What a network may use at most. A flow that would pass a limit is refused and counted. Several threads share the bounds of
+/// TCP: each has its part of them for the peers it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -43,11 +45,19 @@ pub struct Limits {
     /// A UDP flow ends when no datagram went either way for this time: milliseconds, from 100 to 3,600,000. As
     /// `udp_proxy`'s `idle_timeout` should be.
     pub udp_idle_ms: usize,
+    /// Threads that encrypt and decrypt, from 1 to 64. Each has some of the peers.
+    pub threads: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_flows: 65_536, buffer_bytes: 1 << 30, max_udp_flows: 16_384, udp_idle_ms: 60_000 }
+        Self {
+            max_flows: 65_536,
+            buffer_bytes: 1 << 30,
+            max_udp_flows: 16_384,
+            udp_idle_ms: 60_000,
+            threads: 1,
+        }
     }
 }
 
@@ -56,7 +66,8 @@ impl Limits {
         range("max_flows", self.max_flows, 1, MAX_FLOWS)?;
         range("buffer_bytes", self.buffer_bytes, MIN_BUFFER_BYTES, MAX_BUFFER_BYTES)?;
         range("max_udp_flows", self.max_udp_flows, 1, MAX_FLOWS)?;
-        range("udp_idle_ms", self.udp_idle_ms, MIN_UDP_IDLE_MS, MAX_UDP_IDLE_MS)
+        range("udp_idle_ms", self.udp_idle_ms, MIN_UDP_IDLE_MS, MAX_UDP_IDLE_MS)?;
+        range("threads", self.threads, 1, MAX_THREADS)
     }
 
     /// `udp_idle_ms` as a duration.

@@ -54,7 +54,7 @@ fn the_full_tunnel_configuration_is_read_and_written_alike() {
             "allowed_ips": ["100.64.0.2/32", "fd00::2/128"],
             "persistent_keepalive": 25,
         }],
-        "limits": {"max_flows": 100, "buffer_bytes": 1_073_741_824, "max_udp_flows": 50, "udp_idle_ms": 2_000},
+        "limits": {"max_flows": 100, "buffer_bytes": 1_073_741_824, "max_udp_flows": 50, "udp_idle_ms": 2_000, "threads": 4},
     }]});
     let config = tunnel(&json).unwrap();
     assert_eq!(config.networks[0].peers[0].endpoint, Some("[2001:db8::1]:51820".parse().unwrap()));
@@ -142,6 +142,7 @@ fn each_rule_of_a_network() {
             json!({"limits": {"max_udp_flows": 0}}),
             "networks[0].limits.max_udp_flows: is 0, give 1 to 1048576",
         ),
+        (json!({"limits": {"threads": 65}}), "networks[0].limits.threads: is 65, give 1 to 64"),
         (
             json!({"limits": {"udp_idle_ms": 99}}),
             "networks[0].limits.udp_idle_ms: is 99, give 100 to 3600000",

@@ -158,6 +158,7 @@ impl EgressFilter {
         match destination {
             Destination::Address(address) => {
                 flow.lock().destinations.push_back(address);
+                flow.set_shard(self.network.shard_of(address.ip()));
                 self.network.work_here(&flow);
             }
             Destination::Name { host, port } => self.look_up(&host, port, &flow)?,
@@ -176,6 +177,9 @@ impl EgressFilter {
                 state.outcome = Some(Outcome::NotResolved);
                 state.wake_worker();
                 return;
+            }
+            if let Some(first) = addresses.first() {
+                flow.set_shard(network.shard_of(first.ip()));
             }
             state.destinations = addresses.into();
             drop(state);

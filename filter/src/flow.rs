@@ -26,6 +26,8 @@ pub(crate) struct Flow {
     pub(crate) token: u64,
     /// In the network thread's work list, at most once.
     pub(crate) queued: AtomicBool,
+    /// Which thread of the network has it; this changes only before it is open there.
+    shard: AtomicUsize,
     state: Mutex<State>,
     /// Until [`Locked::detach_worker`].
     scheduler: Mutex<Option<Box<dyn EnvoyNetworkFilterScheduler>>>,
@@ -98,7 +100,17 @@ impl Flow {
             ..State::default()
         };
         let scheduler = Mutex::new(Some(scheduler));
-        Self { token, queued: AtomicBool::new(false), state: Mutex::new(state), scheduler }
+        let (queued, shard) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Self { token, queued, shard, state: Mutex::new(state), scheduler }
+    }
+
+    pub(crate) fn shard(&self) -> usize {
+        self.shard.load(Ordering::Acquire)
+    }
+
+    /// Whoever knows the next destination, and then the network thread that passes the flow on.
+    pub(crate) fn set_shard(&self, shard: usize) {
+        self.shard.store(shard, Ordering::Release);
     }
 
     pub(crate) fn lock(&self) -> Locked<'_> {

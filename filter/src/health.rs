@@ -58,7 +58,6 @@ impl Check {
 /// The health checks of a network, as Envoy's main thread and the network thread share them.
 #[derive(Default)]
 pub(crate) struct HealthBoard {
-    pub(crate) wanted: Latest<Wanted>,
     results: Results,
 }
 

@@ -25,6 +25,8 @@ use std::sync::{Arc, Mutex};
 
 /// What the filter and the network thread share of one ingress connection.
 pub(crate) struct IngressLink {
+    /// Which thread of the network has it, and what that calls it.
+    shard: usize,
     relay: usize,
     finishing: AtomicBool,
     state: Mutex<LinkState>,
@@ -41,9 +43,9 @@ struct LinkState {
 }
 
 impl IngressLink {
-    /// `relay`: what the network thread calls this connection.
-    pub(crate) fn new(relay: usize) -> Self {
-        Self { relay, finishing: AtomicBool::new(false), state: Mutex::default() }
+    /// `relay`: what this thread of the network calls this connection.
+    pub(crate) fn new(shard: usize, relay: usize) -> Self {
+        Self { shard, relay, finishing: AtomicBool::new(false), state: Mutex::default() }
     }
 
     /// Network thread: whether the socket's end may be shown to Envoy now. If not, the network thread is woken
@@ -75,7 +77,7 @@ impl IngressLink {
         state.attached = true;
         state.scheduler = Some(scheduler);
         if std::mem::take(&mut state.end_waiting) {
-            network.relay_attached(self.relay);
+            network.relay_attached(self.shard, self.relay);
         }
         state.reset_wanted
     }

@@ -4,6 +4,8 @@
 //! it when it runs; `envoy --mode validate` never starts one, so nothing is opened there.
 
 mod desired;
+mod placement;
+mod shard;
 
 use crate::failures::Failures;
 use crate::flow::{Flow, QueueBudget};
@@ -11,9 +13,12 @@ use crate::greeting::Outcome;
 use crate::health::{Check, HealthBoard, SessionId, Wanted};
 use crate::ingress::IngressLink;
 use crate::pings::{Echo, Pings, Report, TooMany};
-use crate::status::NetworkStatus;
-pub(crate) use desired::{Desired, listener};
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use crate::status::{Counts, NetworkStatus};
+pub(crate) use desired::{Desired, Placed, listener};
+use nexodus_netstack::AllowedIps;
+use placement::Placement;
+pub(crate) use shard::Shard;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
@@ -52,16 +57,12 @@ pub(crate) struct Network {
     addresses: Vec<IpAddr>,
     pub(crate) queued_bytes: Arc<QueueBudget>,
     phase: AtomicU8,
+    /// What each of its threads has to do; at least one. What is the whole network's is the first one's.
+    shards: Vec<Arc<Shard>>,
+    placement: Mutex<Placement>,
+    /// Which shard an overlay address belongs to.
+    routes: RwLock<AllowedIps<usize>>,
     desired: Mutex<Desired>,
-    desired_changed: AtomicBool,
-    /// Flows with something for the network thread to do; each at most once ([`Flow::queued`]).
-    work: Mutex<VecDeque<Arc<Flow>>>,
-    waker: OnceLock<mio::Waker>,
-    waking: AtomicBool,
-    /// See [`Self::work_here`].
-    visit: OnceLock<Visit>,
-    /// Relays whose end of stream waited for their filter; each once.
-    attached: Mutex<Vec<usize>>,
     /// Connections on their way from the overlay into Envoy, by (overlay source, overlay destination).
     links: Mutex<HashMap<(SocketAddr, SocketAddr), Arc<IngressLink>>>,
     /// The network thread's sockets towards Envoy's UDP ingress listeners.
@@ -76,24 +77,18 @@ pub(crate) struct Network {
     pub(crate) status: Mutex<NetworkStatus>,
 }
 
-/// Serves the work list on the calling thread; `false` when another thread is at it.
-pub(crate) type Visit = Box<dyn Fn() -> bool + Send + Sync>;
-
 impl Network {
     /// Registers a network that the bootstrap names.
-    pub(crate) fn register(name: &str, addresses: Vec<IpAddr>, queue_budget: usize) -> Arc<Self> {
+    pub(crate) fn register(config: &envoy_config::Network) -> Arc<Self> {
         let network = Arc::new(Self {
-            name: name.to_owned(),
-            addresses,
-            queued_bytes: Arc::new(QueueBudget::new(queue_budget)),
+            name: config.name.clone(),
+            addresses: config.addresses.iter().map(|net| net.addr()).collect(),
+            queued_bytes: Arc::new(QueueBudget::new(config.limits.buffer_bytes)),
             phase: AtomicU8::new(Phase::Configured as u8),
+            shards: (0..config.limits.threads).map(|index| Arc::new(Shard::new(index))).collect(),
+            placement: Mutex::default(),
+            routes: RwLock::default(),
             desired: Mutex::default(),
-            desired_changed: AtomicBool::new(true),
-            work: Mutex::default(),
-            waker: OnceLock::new(),
-            waking: AtomicBool::new(false),
-            visit: OnceLock::new(),
-            attached: Mutex::default(),
             links: Mutex::default(),
             udp_sources: RwLock::default(),
             foreign_datagrams: AtomicU64::new(0),
@@ -105,7 +100,8 @@ impl Network {
             failures: Failures::default(),
             status: Mutex::default(),
         });
-        lock(&NETWORKS).insert(name.to_owned(), network.clone());
+        network.set_peers(config.peers.clone());
+        lock(&NETWORKS).insert(config.name.clone(), network.clone());
         network
     }
 
@@ -130,62 +126,43 @@ impl Network {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
-    /// The network thread is about to wait on `waker`.
-    pub(crate) fn set_waker(&self, waker: mio::Waker) {
-        // Only ever set by the one thread of this network.
-        let _ = self.waker.set(waker);
-    }
-
-    /// Asks the network thread to stop; its owner joins it.
+    /// Asks the network's threads to stop; their owner joins them.
     pub(crate) fn stop(&self) {
-        self.set_phase(Phase::Stopped);
-        self.wake();
+        self.end(Phase::Stopped);
     }
 
-    pub(crate) fn wake(&self) {
-        if !self.waking.swap(true, Ordering::AcqRel)
-            && let Some(waker) = self.waker.get()
-        {
-            // An eventfd write fails only when its counter overflows; then it is readable anyway.
-            let _ = waker.wake();
+    /// Nothing of the network runs any more.
+    pub(crate) fn end(&self, phase: Phase) {
+        self.set_phase(phase);
+        self.shards.iter().for_each(|shard| shard.wake());
+    }
+
+    pub(crate) fn shards(&self) -> &[Arc<Shard>] {
+        &self.shards
+    }
+
+    /// The shard of what is the whole network's: datagrams, echo.
+    fn first(&self) -> &Shard {
+        &self.shards[0]
+    }
+
+    /// The number of the shard that has the peer of an overlay address; the first one for our own addresses, and for those that
+    /// nobody has.
+    pub(crate) fn shard_of(&self, address: IpAddr) -> usize {
+        if self.shards.len() == 1 || self.addresses.contains(&address) {
+            return 0;
         }
+        self.routes.read().unwrap_or_else(PoisonError::into_inner).lookup(address).unwrap_or(0)
     }
 
-    /// Network thread: from here on the next [`Self::wake`] wakes it again.
-    pub(crate) fn awake(&self) {
-        self.waking.store(false, Ordering::Release);
-    }
-
-    /// Has the network thread look at `flow`.
+    /// Has the flow's shard look at it.
     pub(crate) fn work(&self, flow: &Arc<Flow>) {
-        if !flow.queued.swap(true, Ordering::AcqRel) {
-            lock(&self.work).push_back(flow.clone());
-            self.wake();
-        }
+        self.shards[flow.shard()].work(flow);
     }
 
-    /// Has the network look at `flow` on this thread, if its own sleeps: for what is little and urgent.
+    /// Has the flow looked at on this thread, if its shard's own sleeps: for what is little and urgent.
     pub(crate) fn work_here(&self, flow: &Arc<Flow>) {
-        if !flow.queued.swap(true, Ordering::AcqRel) {
-            lock(&self.work).push_back(flow.clone());
-            if !self.visit.get().is_some_and(|visit| visit()) {
-                self.wake();
-            }
-        }
-    }
-
-    /// How [`Self::work_here`] runs the network.
-    pub(crate) fn set_visit(&self, visit: Visit) {
-        // Only ever set by the one thread of this network.
-        let _ = self.visit.set(visit);
-    }
-
-    /// Network thread: the flows with work, once each.
-    pub(crate) fn take_work(&self, into: &mut VecDeque<Arc<Flow>>) {
-        std::mem::swap(&mut *lock(&self.work), into);
-        for flow in &*into {
-            flow.queued.store(false, Ordering::Release);
-        }
+        self.shards[flow.shard()].work_here(flow);
     }
 
     pub(crate) fn add_udp_source(&self, source: SocketAddr) {
@@ -208,7 +185,7 @@ impl Network {
     /// Hands the outcome of a lookup to the network thread.
     pub(crate) fn name_found(&self, found: FoundName) {
         lock(&self.found_names).push(found);
-        self.wake();
+        self.first().wake();
     }
 
     /// Network thread: the lookups that ended; as many at most as it has asked for.
@@ -221,14 +198,27 @@ impl Network {
         self.refused_names.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What the network thread published last, with what Envoy's threads count themselves.
+    /// What the network's threads published last, with what Envoy's threads count themselves.
     pub(crate) fn status(&self) -> NetworkStatus {
         let mut status = lock(&self.status).clone();
-        status.counts.udp_foreign = self.foreign_datagrams.load(Ordering::Relaxed);
-        status.counts.names_refused = self.refused_names.load(Ordering::Relaxed);
-        status.counts.pings_refused = lock(&self.pings).refused();
-        (status.counts.health_checks, status.counts.health_checks_failed) = self.health.counts();
-        status.counts.failures = self.failures.counts();
+        for shard in &self.shards {
+            let part = lock(&shard.status).clone();
+            status.peers.extend(part.peers);
+            status.counts.push(part.counts);
+            if shard.index == 0 {
+                (status.listeners, status.udp_listeners) = (part.listeners, part.udp_listeners);
+            }
+        }
+        let (health_checks, health_checks_failed) = self.health.counts();
+        status.counts.push(Counts {
+            udp_foreign: self.foreign_datagrams.load(Ordering::Relaxed),
+            names_refused: self.refused_names.load(Ordering::Relaxed),
+            pings_refused: lock(&self.pings).refused(),
+            health_checks,
+            health_checks_failed,
+            failures: self.failures.counts(),
+            ..Counts::default()
+        });
         status.health_checks = self.health.to_json();
         status
     }
@@ -238,8 +228,11 @@ impl Network {
         match self.phase() {
             // Before it runs, the check waits for it.
             Phase::Configured | Phase::Running => {
-                self.health.wanted.set(check.session, Wanted::Check(check));
-                self.wake();
+                let session = check.session;
+                let place = check.destinations.front().map_or(0, |to| self.shard_of(to.ip()));
+                self.want_no_check(session, |shard| shard != place);
+                self.shards[place].checks.set(session, Wanted::Check(check));
+                self.shards[place].wake();
             }
             Phase::Stopped | Phase::Failed => check.end(self, Outcome::NetworkDown),
         }
@@ -248,8 +241,15 @@ impl Network {
     /// Has the network thread give up the check of an endpoint, if there is one.
     pub(crate) fn end_check(&self, session: SessionId) {
         if matches!(self.phase(), Phase::Configured | Phase::Running) {
-            self.health.wanted.set(session, Wanted::Nothing);
-            self.wake();
+            self.want_no_check(session, |_| true);
+        }
+    }
+
+    /// The endpoint's destination may have been another shard's before.
+    fn want_no_check(&self, session: SessionId, of: impl Fn(usize) -> bool) {
+        for shard in self.shards.iter().filter(|shard| of(shard.index)) {
+            shard.checks.set(session, Wanted::Nothing);
+            shard.wake();
         }
     }
 
@@ -257,7 +257,7 @@ impl Network {
     pub(crate) fn ping(&self, now: Instant, addresses: &[IpAddr], timeout: Duration) -> Result<u64, TooMany> {
         let id = lock(&self.pings).start(now, addresses, timeout)?;
         self.pings_unsent.store(true, Ordering::Release);
-        self.wake();
+        self.first().wake();
         Ok(id)
     }
 
@@ -280,14 +280,8 @@ impl Network {
     }
 
     /// Has the network thread look at a relay: its filter is there.
-    pub(crate) fn relay_attached(&self, relay: usize) {
-        lock(&self.attached).push(relay);
-        self.wake();
-    }
-
-    /// Network thread: the relays whose filter has come.
-    pub(crate) fn take_attached(&self) -> Vec<usize> {
-        std::mem::take(&mut *lock(&self.attached))
+    pub(crate) fn relay_attached(&self, shard: usize, relay: usize) {
+        self.shards[shard].relay_attached(relay);
     }
 
     pub(crate) fn add_link(&self, source: SocketAddr, destination: SocketAddr, link: Arc<IngressLink>) {

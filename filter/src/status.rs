@@ -6,7 +6,16 @@ use crate::greeting::Outcome;
 use nexodus_netstack::{Local, Stats};
 use serde_json::{Map, Value, json};
 
-/// A copy of the network thread's numbers, at most a second old.
+/// What a network thread has published, at most a second ago.
+#[derive(Clone, Default)]
+pub(crate) struct ShardStatus {
+    pub(crate) listeners: Vec<Local>,
+    pub(crate) udp_listeners: Vec<Local>,
+    pub(crate) peers: Vec<PeerStatus>,
+    pub(crate) counts: Counts,
+}
+
+/// What a network is, and how it is.
 #[derive(Clone, Default)]
 pub(crate) struct NetworkStatus {
     pub(crate) public_key: String,
@@ -16,7 +25,8 @@ pub(crate) struct NetworkStatus {
     pub(crate) listeners: Vec<Local>,
     pub(crate) udp_listeners: Vec<Local>,
     pub(crate) peers: Vec<PeerStatus>,
-    pub(crate) counts: Counts,
+    /// Of each of its threads, and of Envoy's: their sum counts.
+    pub(crate) counts: Vec<Counts>,
     /// The last health check of each endpoint that has them.
     pub(crate) health_checks: Vec<Value>,
     /// Why the network is not running.
@@ -58,6 +68,8 @@ pub(crate) struct Counts {
 /// What the network thread counts itself.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ThreadStats {
+    /// Dropped: what another thread of the network should have done and had no room for.
+    pub(crate) handover_refused: u64,
     /// Waits for work that ended.
     pub(crate) wakeups: u64,
     /// Times a worker ran it instead.
@@ -139,6 +151,8 @@ pub(crate) const COUNTERS: &[Named] = &[
     ("drop_session_wait_expired", |c| c.stack.session_wait_expired),
     ("pings_sent", |c| c.stack.pings_sent),
     ("pongs_received", |c| c.stack.pongs_received),
+    ("handed_over", |c| c.stack.handed_over),
+    ("drop_handover_full", |c| c.stack.handover_full + c.thread.handover_refused),
     ("wakeups", |c| c.thread.wakeups),
     ("visits", |c| c.thread.visits),
     ("udp_receives", |c| c.thread.udp_receives),
@@ -181,6 +195,11 @@ pub(crate) const GAUGES: &[Named] = &[
 ];
 
 impl NetworkStatus {
+    /// A number of the whole network.
+    pub(crate) fn sum(&self, number: fn(&Counts) -> u64) -> u64 {
+        self.counts.iter().map(number).sum()
+    }
+
     pub(crate) fn to_json(&self, name: &str, running: bool) -> Value {
         let peers: Vec<Value> = self
             .peers
@@ -200,7 +219,7 @@ impl NetworkStatus {
         let numbers: Map<String, Value> = COUNTERS
             .iter()
             .chain(GAUGES)
-            .map(|(name, number)| ((*name).to_owned(), number(&self.counts).into()))
+            .map(|(name, number)| ((*name).to_owned(), self.sum(*number).into()))
             .collect();
         json!({
             "name": name,

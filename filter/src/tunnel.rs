@@ -40,8 +40,7 @@ impl TunnelExtensionConfig {
             for warning in &loaded.warnings {
                 envoy_log_info!("network {}: {}", loaded.name, warning);
             }
-            let addresses = loaded.addresses.iter().map(|net| net.addr()).collect();
-            let network = Network::register(&loaded.name, addresses, loaded.limits.buffer_bytes);
+            let network = Network::register(&loaded);
             metrics.push(Metrics::define(envoy, network.clone())?);
             prepared.push((network, loaded));
         }
@@ -110,19 +109,19 @@ impl Drop for TunnelExtensionConfig {
 
 struct TunnelExtension {
     prepared: Vec<(Arc<Network>, envoy_config::Network)>,
-    threads: Vec<(Arc<Network>, JoinHandle<()>)>,
+    threads: Vec<(Arc<Network>, Vec<JoinHandle<()>>)>,
 }
 
 impl BootstrapExtension for TunnelExtension {
     // Not called in validate mode: from here on sockets may be open.
     fn on_server_initialized(&mut self, _envoy: &mut dyn EnvoyBootstrapExtension) {
         for (network, config) in self.prepared.drain(..) {
-            match driver::start(network.clone(), config) {
-                Ok(thread) => self.threads.push((network, thread)),
+            match driver::start(&network, &config) {
+                Ok(threads) => self.threads.push((network, threads)),
                 Err(error) => {
                     envoy_log_error!("network {} is not running: {}", network.name, error);
                     network::lock(&network.status).failure = Some(error.to_string());
-                    network.set_phase(Phase::Failed);
+                    network.end(Phase::Failed);
                 }
             }
         }
@@ -139,9 +138,11 @@ impl TunnelExtension {
         for (network, _) in &self.threads {
             network.stop();
         }
-        for (network, thread) in self.threads.drain(..) {
-            if thread.join().is_err() {
-                envoy_log_error!("network {}: its thread had failed", network.name);
+        for (network, threads) in self.threads.drain(..) {
+            for thread in threads {
+                if thread.join().is_err() {
+                    envoy_log_error!("network {}: a thread had failed", network.name);
+                }
             }
         }
     }
@@ -194,16 +195,16 @@ impl Metrics {
     }
 
     fn publish(&mut self, envoy: &dyn EnvoyBootstrapExtensionConfig) {
-        let counts = self.network.status().counts;
+        let status = self.network.status();
         for ((id, published), (_, count)) in self.counters.iter_mut().zip(COUNTERS) {
-            let value = count(&counts);
+            let value = status.sum(*count);
             if value > *published && envoy.increment_counter(*id, value - *published).is_ok() {
                 *published = value;
             }
         }
         let running = u64::from(self.network.phase() == Phase::Running);
         let queued = self.network.queued_bytes.held() as u64;
-        let gauges = self.gauges.iter().zip(GAUGES).map(|(id, (_, gauge))| (*id, gauge(&counts)));
+        let gauges = self.gauges.iter().zip(GAUGES).map(|(id, (_, gauge))| (*id, status.sum(*gauge)));
         for (id, value) in gauges.chain([(self.running, running), (self.queued_bytes, queued)]) {
             // One that cannot be set now is set a second later.
             let _ = envoy.set_gauge(id, value);

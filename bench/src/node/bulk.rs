@@ -1,6 +1,7 @@
 //! Bytes per second up and down, and what a gigabyte costs.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,7 +50,7 @@ pub(super) fn measure(
     streams: usize,
     time: Duration,
 ) -> Result<Vec<Figure>> {
-    let (bytes, usage) = load(world, direction, streams, time, || {
+    let (bytes, usage) = load(world, &[world.target], direction, streams, time, || {
         let meter = Meter::start(world.process)?;
         std::thread::sleep(time);
         meter.read()
@@ -64,9 +65,10 @@ pub(super) fn measure(
     ])
 }
 
-/// Bytes that arrived while `meanwhile`, which takes about `time`, ran; and what it returned.
+/// Bytes that arrived while `meanwhile`, which takes about `time`, ran; and what it returned. The streams take the targets in turn.
 pub(super) fn load<T>(
     world: &World,
+    targets: &[SocketAddr],
     direction: Direction,
     streams: usize,
     time: Duration,
@@ -80,7 +82,7 @@ pub(super) fn load<T>(
     std::thread::scope(|scope| {
         let clients = scope.spawn(|| {
             let total = WARM_UP + time + AFTER;
-            client(world.near, || clients(world, direction, streams, total, &downloaded))
+            client(world.near, || clients(targets, direction, streams, total, &downloaded))
         });
         std::thread::sleep(WARM_UP);
         let before = arrived();
@@ -95,7 +97,7 @@ pub(super) fn load<T>(
 }
 
 async fn clients(
-    world: &World<'_>,
+    targets: &[SocketAddr],
     direction: Direction,
     streams: usize,
     time: Duration,
@@ -103,8 +105,8 @@ async fn clients(
 ) -> Result<()> {
     let failures = Rc::new(RefCell::new(Vec::new()));
     let set = LocalSet::new();
-    for _ in 0..streams {
-        let (downloaded, failures, target) = (Arc::clone(downloaded), Rc::clone(&failures), world.target);
+    for target in targets.iter().copied().cycle().take(streams) {
+        let (downloaded, failures) = (Arc::clone(downloaded), Rc::clone(&failures));
         set.spawn_local(async move {
             let work = async {
                 let mut stream = timeout(CONNECT, TcpStream::connect(target)).await??;

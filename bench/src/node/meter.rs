@@ -1,6 +1,8 @@
 //! What a process has used: processor time, wake-ups, memory.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::Result;
@@ -37,10 +39,28 @@ impl Meter {
     }
 }
 
-/// `utime` and `stime` of proc(5)'s `stat`.
+/// User and system time of each thread whose name begins so, by its id.
+pub(super) fn thread_times(process: u32, name: &str) -> Result<BTreeMap<u32, Duration>> {
+    let mut times = BTreeMap::new();
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        let task = task?;
+        if fs::read_to_string(task.path().join("comm"))?.starts_with(name)
+            && let Some(id) = task.file_name().to_str().and_then(|id| id.parse().ok())
+        {
+            times.insert(id, times_in(&task.path().join("stat"))?);
+        }
+    }
+    Ok(times)
+}
+
 fn cpu(process: u32) -> Result<Duration> {
-    let path = format!("/proc/{process}/stat");
-    let stat = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    times_in(Path::new(&format!("/proc/{process}/stat")))
+}
+
+/// `utime` and `stime` of proc(5)'s `stat`.
+fn times_in(path: &Path) -> Result<Duration> {
+    let path = path.display();
+    let stat = fs::read_to_string(path.to_string()).map_err(|error| format!("{path}: {error}"))?;
     // The name may hold spaces and parentheses; what follows it begins with field 3.
     let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
     let mut ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);

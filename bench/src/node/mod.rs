@@ -24,6 +24,7 @@ mod service;
 mod small;
 mod svg;
 mod syscalls;
+mod threads;
 mod udp;
 mod world;
 
@@ -70,6 +71,8 @@ enum Measure {
     FirstByte,
     /// From `nexctl proxy add` to the first byte, alone and beside 10,000 rules. Only our node.
     Rules,
+    /// Bytes per second to four peers with one tunnel thread and with two. Only our node.
+    Threads,
     /// Memory of nearly 10,000 idle connections, and what they cost one that is used. Only our node.
     Idle,
 }
@@ -94,6 +97,7 @@ impl Measure {
                 .collect(),
             Self::FirstByte => vec![Load::FirstByte],
             Self::Rules => vec![Load::Rules],
+            Self::Threads => vec![Load::Threads],
             Self::Idle => vec![Load::Idle],
         }
     }
@@ -110,6 +114,7 @@ enum Load {
     Udp(bulk::Direction, udp::Stream),
     FirstByte,
     Rules,
+    Threads,
     Idle,
 }
 
@@ -120,7 +125,7 @@ const UDP_SMALL: udp::Stream = udp::Stream { bytes: 64, mbps: None };
 impl Load {
     /// Whether there is anything to learn from it on this side.
     fn suits(self, side: Side) -> bool {
-        !matches!(self, Self::Rules | Self::Idle) || side == Side::Ours
+        !matches!(self, Self::Rules | Self::Threads | Self::Idle) || side == Side::Ours
     }
 
     /// Whether the rig has to be one that has done nothing yet.
@@ -140,6 +145,7 @@ impl Load {
                 Ok(vec![Figure::new("first_byte", "ms", world.first_byte.as_secs_f64() * 1e3)])
             }
             Self::Rules => rules::measure(world),
+            Self::Threads => threads::measure(world, time),
             Self::Idle => idle::measure(world, time),
         }
     }

@@ -15,7 +15,8 @@ const NAMED: [&str; 10] =
     ["sendmsg", "sendmmsg", "recvmsg", "recvmmsg", "read", "readv", "write", "writev", "epoll_wait", "futex"];
 
 pub(super) fn measure(world: &World, direction: Direction, time: Duration) -> Result<Vec<Figure>> {
-    let (bytes, counts) = bulk::load(world, direction, 1, time, || count(world.process, time))?;
+    let (bytes, counts) =
+        bulk::load(world, &[world.target], direction, 1, time, || count(world.process, time))?;
     let name = |what: &str| format!("syscalls_{}_{what}", direction.name());
     let per_megabyte = |count: u64| count as f64 / (bytes as f64 / 1e6);
     let figures = counts.into_iter().filter(|(_, count)| *count > 0);

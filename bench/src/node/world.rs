@@ -14,7 +14,7 @@ use super::udp::Datagrams;
 use crate::Result;
 
 /// Where the service listens, on every address of the far namespace.
-const SERVICE: u16 = 9000;
+pub(super) const SERVICE: u16 = 9000;
 
 /// From the start of the near side to the first byte.
 const FIRST_BYTE: Duration = Duration::from_secs(20);
@@ -68,6 +68,8 @@ pub(super) struct World<'a> {
     pub(super) side: Side,
     /// Where the clients are.
     pub(super) near: &'a Namespace,
+    /// Where the service is.
+    pub(super) far: &'a Namespace,
     /// Where they connect.
     pub(super) target: SocketAddr,
     /// The process whose cost counts: the near WireGuard.
@@ -147,6 +149,7 @@ impl<'a> World<'a> {
         Ok(Self {
             side,
             near,
+            far,
             target,
             process,
             first_byte,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use e2e::Identity;
 use envoy_config::{PrivateKey, PublicKey};
-use nexodus_netstack::{Config, Event, FlowId, Limits, Netstack, PeerConfig};
+use nexodus_netstack::{Config, Event, FlowId, Limits, Netstack, PeerConfig, Shard};
 
 use super::ours::instant;
 use super::stack::{CONTENT, Role, Spec, Stack};
@@ -35,6 +35,7 @@ impl Tunnelled {
             addresses: vec![format!("{}/32", own.v4).parse()?],
             mtu: TUNNEL_MTU,
             limits: Limits::default(),
+            shard: Shard::default(),
             seed: spec.seed,
         };
         let mut netstack = Netstack::new(config, instant(Duration::ZERO))?;
@@ -44,6 +45,7 @@ impl Tunnelled {
             endpoint: Some(other.endpoint),
             allowed_ips: vec![format!("{}/32", other.v4).parse()?],
             persistent_keepalive: None,
+            shard: 0,
         };
         netstack.set_peers(instant(Duration::ZERO), vec![peer])?;
         if let Role::Sink(port) = spec.role {

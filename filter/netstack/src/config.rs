@@ -13,6 +13,23 @@ pub const MIN_MTU: u16 = 1280;
 /// The largest tunnel MTU: a WireGuard data message adds 32 bytes and has to fit into one UDP datagram.
 pub const MAX_MTU: u16 = 65_475;
 
+/// Which part of an interface's work a stack does. A node with many peers has several stacks with one key and the same addresses, each
+/// run by a thread of its own: every peer belongs to one of them, with its sessions and its TCP flows. What is not TCP is the
+/// first one's. [`Handover`](crate::Handover) is what they give to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// This stack's number, from 0.
+    pub index: usize,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self { index: 0, count: 1 }
+    }
+}
+
 /// Identity and limits of one WireGuard interface. It has no `Debug`, because it holds the private key.
 #[derive(Clone)]
 pub struct Config {
@@ -24,6 +41,8 @@ pub struct Config {
     pub mtu: u16,
     /// Bounds of tables and buffers.
     pub limits: Limits,
+    /// Its part, when the interface has several stacks.
+    pub shard: Shard,
     /// Seeds initial sequence numbers, ports and hash tables. Take it from the operating system's random source.
     pub seed: u64,
 }
@@ -110,6 +129,8 @@ pub struct PeerConfig {
     pub allowed_ips: Vec<IpNet>,
     /// Seconds between keepalives that are sent without traffic too. `None` and 0 switch it off.
     pub persistent_keepalive: Option<u16>,
+    /// The stack it belongs to ([`Shard::index`]); always the same while the peer is there.
+    pub shard: usize,
 }
 
 /// A configuration that cannot be used.
@@ -136,4 +157,12 @@ pub enum ConfigError {
     /// More peers than receiver indices can tell apart (2^24).
     #[error("too many peers: {0}")]
     TooManyPeers(usize),
+    /// A stack, or the stack of a peer, that the interface does not have.
+    #[error("there is no stack {index} among {count}")]
+    NoShard {
+        /// Its number.
+        index: usize,
+        /// How many there are, at most 2^16.
+        count: usize,
+    },
 }

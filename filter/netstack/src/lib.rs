@@ -4,7 +4,8 @@
 //! time ([`Instant`]) and a seed are arguments, so a simulation runs the same code as production and repeats exactly.
 //!
 //! Order of calls: inputs (`handle_*` and the commands) in any number; [`Netstack::poll_event`] until `None`;
-//! [`Netstack::poll_datagram`] until `None` (with UDP flows); [`Netstack::poll_transmit`] until `None`; then sleep until [`Netstack::poll_timeout`] and call
+//! [`Netstack::poll_datagram`] until `None` (with UDP flows); [`Netstack::poll_transmit`] until `None`;
+//! [`Netstack::poll_handover`] until `None` (with several stacks); then sleep until [`Netstack::poll_timeout`] and call
 //! [`Netstack::handle_timeout`].
 //!
 //! * `wireguard`: peers, handshakes, allowed IPs, roaming, keepalives.
@@ -16,6 +17,7 @@
 mod batch;
 mod config;
 mod event;
+mod handover;
 mod ip;
 mod listen;
 mod netstack;
@@ -27,10 +29,12 @@ mod timers;
 mod udp;
 mod wireguard;
 
-pub use config::{Config, ConfigError, Limits, MAX_MTU, MIN_MTU, PeerConfig};
+pub use config::{Config, ConfigError, Limits, MAX_MTU, MIN_MTU, PeerConfig, Shard};
 pub use event::{CloseReason, ConnectError, Event, FlowId, Transmit, UdpCloseReason, UdpFlowId};
+pub use handover::Handover;
 pub use listen::Local;
 pub use netstack::Netstack;
 pub use stats::{PeerStatus, Stats};
 pub use tcp::conn;
 pub use time::Instant;
+pub use wireguard::AllowedIps;

@@ -55,6 +55,10 @@ pub struct Stats {
     pub unhandled: u64,
     /// Dropped: a bounded queue of outgoing packets was full.
     pub queue_full: u64,
+    /// Handed to another stack of the interface.
+    pub handed_over: u64,
+    /// Dropped: what should have been handed over was not fetched in time.
+    pub handover_full: u64,
     /// Dropped: an answer without a route or without a session to its peer.
     pub unroutable: u64,
     /// Not sent: ICMP errors over the rate limit.

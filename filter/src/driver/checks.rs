@@ -12,7 +12,7 @@ pub(super) type Checks = HashMap<SessionId, FlowId>;
 impl Driver {
     /// Starts and gives up checks as Envoy asks for it.
     pub(super) fn serve_checks(&mut self, now: Instant) {
-        for (session, wanted) in self.network.health.wanted.take() {
+        for (session, wanted) in self.shard.checks.take() {
             if let Some(id) = self.checks.remove(&session) {
                 self.owners.remove(&id);
                 self.stack.abort(now, id);
@@ -27,6 +27,11 @@ impl Driver {
     pub(super) fn start_check(&mut self, now: Instant, mut check: Check) {
         let mut failure = Outcome::BadDestination;
         while let Some(destination) = check.destinations.pop_front() {
+            if self.elsewhere(destination).is_some() {
+                check.destinations.push_front(destination);
+                self.network.check(check);
+                return;
+            }
             match self.stack.connect(now, destination) {
                 Ok(id) => {
                     if !check.destinations.is_empty() {

@@ -28,8 +28,13 @@ pub(super) struct Egress {
 impl Driver {
     /// Serves the flows that Envoy's workers touched.
     pub(super) fn serve_egress(&mut self, now: Instant) {
-        self.network.take_work(&mut self.work);
+        self.shard.take_work(&mut self.work);
         while let Some(flow) = self.work.pop_front() {
+            if flow.shard() != self.shard.index {
+                // It was passed on while somebody had it looked at here.
+                self.network.work(&flow);
+                continue;
+            }
             let state = flow.lock().network_side;
             match state {
                 FlowState::New => self.open(now, &flow),
@@ -48,6 +53,13 @@ impl Driver {
         }
         let mut failure = None;
         while let Some(destination) = state.destinations.pop_front() {
+            if let Some(shard) = self.elsewhere(destination) {
+                state.destinations.push_front(destination);
+                drop(state);
+                flow.set_shard(shard);
+                self.network.work(flow);
+                return;
+            }
             match self.stack.connect(now, destination) {
                 Ok(id) => {
                     state.network_side = FlowState::Open(id);

@@ -137,7 +137,7 @@ impl Driver {
 
     fn relay(&mut self, flow: FlowId, local: SocketAddr, remote: SocketAddr) -> io::Result<RelayId> {
         let path = network::listener(&self.relays.listeners, local).ok_or(ErrorKind::NotFound)?;
-        let link = Arc::new(IngressLink::new(self.relays.relays.vacant_key()));
+        let link = Arc::new(IngressLink::new(self.shard.index, self.relays.relays.vacant_key()));
         // Before the connection exists: Envoy may look for it at once.
         self.network.add_link(remote, local, link.clone());
         let stream = UnixStream::connect(path).and_then(|mut stream| {
@@ -167,7 +167,7 @@ impl Driver {
 
     /// Serves the relays whose sockets reported something, and those whose time is over.
     pub(super) fn serve_relays(&mut self, now: Instant) {
-        self.relays.ready.extend(self.network.take_attached());
+        self.relays.ready.extend(self.shard.take_attached());
         for relay in std::mem::take(&mut self.relays.ready) {
             self.pump(now, relay);
         }

@@ -1,5 +1,5 @@
-//! One network at work: it owns the netstack, the WireGuard socket and the sockets towards Envoy's ingress listeners,
-//! all by value. [`thread`] says who runs it.
+//! A network at work, or a part of it that has some of its peers: it owns the netstack, the WireGuard socket and the sockets
+//! towards Envoy's ingress listeners, all by value. [`thread`] says who runs it.
 //!
 //! One turn: receive datagrams in batches; serve the egress flows that Envoy's workers touched; run timers; pass on
 //! what the netstack reports; send datagrams in batches. Every step has a budget, so none starves the others.
@@ -11,6 +11,7 @@ mod held;
 mod ingress;
 mod pings;
 mod proxy_protocol;
+mod steering;
 mod thread;
 mod udp;
 mod udp_proxy;
@@ -18,8 +19,8 @@ mod udp_proxy;
 use crate::flow::Flow;
 use crate::greeting::Outcome;
 use crate::health::{Check, Wanted};
-use crate::network::{self, Network};
-use crate::status::{Counts, PeerStatus, ThreadStats};
+use crate::network::{self, Network, Placed, Shard};
+use crate::status::{Counts, PeerStatus, ShardStatus, ThreadStats};
 use clock::Clock;
 use envoy_config::{Endpoint, Peer};
 use envoy_proxy_dynamic_modules_rust_sdk::*;
@@ -67,7 +68,11 @@ pub(crate) enum StartError {
 
 struct Driver {
     network: Arc<Network>,
+    /// The part of it that is at work here.
+    shard: Arc<Shard>,
     stack: Netstack,
+    /// The network's peers, of which the stack was told.
+    peers: Arc<Vec<Placed>>,
     socket: Socket,
     registry: Registry,
     clock: Clock,
@@ -102,6 +107,7 @@ impl Driver {
         self.stats.wakeups += 1;
         self.apply_changes(now);
         let mut more = self.receive(now)?;
+        self.take_handovers(now);
         self.serve_egress(now);
         self.serve_attempts(now);
         self.serve_pings(now);
@@ -113,6 +119,7 @@ impl Driver {
         more |= self.dispatch(now);
         more |= self.udp_to_envoy();
         more |= self.transmit(now);
+        self.hand_over();
         self.publish_status(now);
         let now = self.clock.now();
         self.sleeps_until = if more { Some(now) } else { self.deadline() };
@@ -125,10 +132,11 @@ impl Driver {
         self.stats.visits += 1;
         self.serve_egress(now);
         let more = self.dispatch(now) | self.transmit(now);
+        self.hand_over();
         let deadline = self.deadline();
         // The thread sleeps for what was due before.
         if more || deadline.is_some_and(|due| self.sleeps_until.is_none_or(|until| due < until)) {
-            self.network.wake();
+            self.shard.wake();
         }
     }
 
@@ -152,12 +160,17 @@ impl Driver {
     }
 
     fn apply_changes(&mut self, now: Instant) {
-        let Some(desired) = self.network.take_changes() else { return };
-        self.udp.apply(now, &desired, &self.registry, &mut self.stack, &mut self.udp_stats);
-        if let Some(peers) = desired.peers {
-            let set = resolve(&peers).and_then(|peers| Ok(self.stack.set_peers(now, peers)?));
-            if let Err(error) = set {
-                envoy_log_error!("network {}: peers not changed: {}", self.network.name, error);
+        let Some(desired) = self.network.take_changes(&self.shard) else { return };
+        if self.is_first() {
+            self.udp.apply(now, &desired, &self.registry, &mut self.stack, &mut self.udp_stats);
+        }
+        if !Arc::ptr_eq(&desired.peers, &self.peers) {
+            let set = resolve(&desired.peers, self.shard.index);
+            match set.and_then(|peers| Ok(self.stack.set_peers(now, peers)?)) {
+                Ok(()) => self.peers = desired.peers,
+                Err(error) => {
+                    envoy_log_error!("network {}: peers not changed: {}", self.network.name, error);
+                }
             }
         }
         let wanted: BTreeSet<Local> = desired.listeners.keys().copied().collect();
@@ -171,6 +184,32 @@ impl Driver {
         self.relays
             .set_listeners(desired.listeners.into_iter().map(|(local, (_, path))| (local, path)).collect());
         self.status_due = now;
+    }
+
+    /// Datagrams and echo are the first part's, for all peers.
+    fn is_first(&self) -> bool {
+        self.shard.index == 0
+    }
+
+    /// The part of the network that an address belongs to, if that is another one.
+    fn elsewhere(&self, destination: SocketAddr) -> Option<usize> {
+        Some(self.network.shard_of(destination.ip())).filter(|shard| *shard != self.shard.index)
+    }
+
+    /// What the network's other threads have received for this one, or want sent.
+    fn take_handovers(&mut self, now: Instant) {
+        for (from, handover) in self.shard.take_posts() {
+            self.stack.handle_handover(now, from, handover);
+        }
+    }
+
+    /// Gives the network's other threads what is theirs to do.
+    fn hand_over(&mut self) {
+        while let Some((to, handover)) = self.stack.poll_handover() {
+            let taken =
+                self.network.shards().get(to).is_some_and(|shard| shard.post(self.shard.index, handover));
+            self.stats.handover_refused += u64::from(!taken);
+        }
     }
 
     /// Whether there may be more to receive.
@@ -251,26 +290,27 @@ impl Driver {
                 persistent_keepalive: peer.persistent_keepalive.unwrap_or(0),
             })
             .collect();
-        let mut status = network::lock(&self.network.status);
-        status.peers = peers;
-        status.listeners = self.listening.iter().copied().collect();
-        status.udp_listeners = self.udp.listening();
-        status.counts = Counts {
-            stack: *self.stack.stats(),
-            thread: self.stats,
-            udp: self.udp_stats,
-            ..Counts::default()
+        *network::lock(&self.shard.status) = ShardStatus {
+            peers,
+            listeners: self.listening.iter().copied().collect(),
+            udp_listeners: self.udp.listening(),
+            counts: Counts {
+                stack: *self.stack.stats(),
+                thread: self.stats,
+                udp: self.udp_stats,
+                ..Counts::default()
+            },
         };
     }
 
     /// Ends every connection of this network.
     fn close_all(&mut self) {
         let now = self.clock.now();
-        self.network.take_work(&mut self.work);
+        self.shard.take_work(&mut self.work);
         for flow in std::mem::take(&mut self.work) {
             egress::network_down(&flow);
         }
-        for wanted in self.network.health.wanted.take().into_values() {
+        for wanted in self.shard.checks.take().into_values() {
             if let Wanted::Check(check) = wanted {
                 self.end_check(check, Outcome::NetworkDown);
             }
@@ -286,13 +326,14 @@ impl Driver {
     }
 }
 
-/// Peers as the netstack takes them: names resolved.
-fn resolve(peers: &[Peer]) -> Result<Vec<PeerConfig>, StartError> {
-    peers.iter().map(resolve_peer).collect()
+/// Peers as the netstack of this shard takes them: the names of its own resolved.
+fn resolve(peers: &[Placed], shard: usize) -> Result<Vec<PeerConfig>, StartError> {
+    peers.iter().map(|(peer, place)| resolve_peer(peer, *place, *place == shard)).collect()
 }
 
-fn resolve_peer(peer: &Peer) -> Result<PeerConfig, StartError> {
+fn resolve_peer(peer: &Peer, shard: usize, own: bool) -> Result<PeerConfig, StartError> {
     let endpoint = match &peer.endpoint {
+        _ if !own => None,
         None => None,
         Some(Endpoint::Address(address)) => Some(*address),
         Some(Endpoint::Host { host, port }) => {
@@ -314,5 +355,6 @@ fn resolve_peer(peer: &Peer) -> Result<PeerConfig, StartError> {
         endpoint,
         allowed_ips: peer.allowed_ips.clone(),
         persistent_keepalive: peer.persistent_keepalive,
+        shard,
     })
 }

@@ -33,6 +33,9 @@ impl Driver {
     /// Sends what was asked for, and makes room for more.
     pub(super) fn serve_pings(&mut self, now: Instant) {
         self.pings.forget_overdue(now, &mut self.stack);
+        if !self.is_first() {
+            return;
+        }
         for echo in self.network.take_pings() {
             match self.stack.ping(now, echo.address, echo.ident, echo.seq) {
                 Ok(()) => self.pings.asked.push((now + echo.timeout, echo)),

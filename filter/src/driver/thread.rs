@@ -1,11 +1,12 @@
-//! Who runs a network: its thread, and for a moment an Envoy worker that has little to say while the thread sleeps.
+//! Who runs a network: its threads, and for a moment an Envoy worker that has little to say while the thread sleeps.
 //!
 //! To wake a thread takes longer than to encrypt and send a small segment, so the worker that read a request sends it
 //! itself: it locks the driver if nobody has, and wakes the thread otherwise. The thread holds the lock while it works and not while it
 //! sleeps. Larger amounts are the thread's, so that the worker can go on reading meanwhile.
 
+use super::udp::Bound;
 use super::{
-    Driver, Socket, StartError, UDP, UdpProxy, UdpStats, WAKER, checks, clock, egress, ingress, pings,
+    Driver, Shard, Socket, StartError, UDP, UdpProxy, UdpStats, WAKER, checks, clock, egress, ingress, pings,
     resolve,
 };
 use crate::network::{self, Network, Phase};
@@ -20,49 +21,82 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Opens the network's socket and starts its thread.
+/// Opens the network's port and starts its threads.
 ///
 /// # Errors
-/// When the socket cannot be opened, the configuration contradicts itself, or a peer's name does not resolve.
+/// When the port cannot be opened, the configuration contradicts itself, or a peer's name does not resolve.
 pub(crate) fn start(
-    network: Arc<Network>,
-    config: envoy_config::Network,
-) -> Result<JoinHandle<()>, StartError> {
+    network: &Arc<Network>,
+    config: &envoy_config::Network,
+) -> Result<Vec<JoinHandle<()>>, StartError> {
+    let port = config.listen_port.unwrap_or(0);
+    let sockets = Bound::open_several(port, network.shards().len())
+        .map_err(|source| StartError::Socket { port, source })?;
+    let prepare = |(shard, socket)| prepare(network, config, shard, socket);
+    let prepared = network.shards().iter().zip(sockets).map(prepare).collect::<Result<Vec<_>, _>>()?;
+    *network::lock(&network.status) = NetworkStatus {
+        public_key: config.public_key.to_string(),
+        addresses: config.addresses.iter().map(ToString::to_string).collect(),
+        listen_port: prepared.first().map_or(0, |(driver, _)| driver.socket.port()),
+        ..NetworkStatus::default()
+    };
+    network.set_phase(Phase::Running);
+    let mut threads = Vec::with_capacity(prepared.len());
+    for (driver, poll) in prepared {
+        match spawn(network, driver, poll) {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                network.end(Phase::Failed);
+                // None of them is left alone, whatever it ends with.
+                threads.into_iter().for_each(|thread: JoinHandle<()>| drop(thread.join()));
+                return Err(error);
+            }
+        }
+    }
+    Ok(threads)
+}
+
+/// Everything that a thread needs.
+fn prepare(
+    network: &Arc<Network>,
+    config: &envoy_config::Network,
+    shard: &Arc<Shard>,
+    socket: Bound,
+) -> Result<(Driver, Poll), StartError> {
     let system = |what| move |source| StartError::System { what, source };
     let poll = Poll::new().map_err(system("epoll"))?;
-    let waker = Waker::new(poll.registry(), WAKER).map_err(system("eventfd"))?;
-    let port = config.listen_port.unwrap_or(0);
-    let socket =
-        Socket::open(port, poll.registry(), UDP).map_err(|source| StartError::Socket { port, source })?;
+    shard.set_waker(Waker::new(poll.registry(), WAKER).map_err(system("eventfd"))?);
+    let socket = Socket::new(socket, poll.registry(), UDP).map_err(system("UDP socket"))?;
     let clock = Clock::start();
+    let count = network.shards().len();
+    let defaults = Limits::default();
     let mut stack = Netstack::new(
         Config {
             private_key: *config.private_key.as_bytes(),
             addresses: config.addresses.clone(),
             mtu: config.mtu,
+            // What many peers use together is shared out; datagrams are the first one's alone.
             limits: Limits {
-                max_flows: config.limits.max_flows,
-                buffer_bytes: config.limits.buffer_bytes,
+                max_flows: config.limits.max_flows.div_ceil(count),
+                max_time_wait: defaults.max_time_wait.div_ceil(count),
+                buffer_bytes: config.limits.buffer_bytes.div_ceil(count),
+                reassembly_bytes: defaults.reassembly_bytes.div_ceil(count),
                 max_udp_flows: config.limits.max_udp_flows,
                 udp_idle: config.limits.udp_idle(),
-                ..Limits::default()
+                ..defaults
             },
+            shard: nexodus_netstack::Shard { index: shard.index, count },
             seed: clock::seed(),
         },
         clock.now(),
     )?;
-    stack.set_peers(clock.now(), resolve(&config.peers)?)?;
-    *network::lock(&network.status) = NetworkStatus {
-        public_key: config.public_key.to_string(),
-        addresses: config.addresses.iter().map(ToString::to_string).collect(),
-        listen_port: socket.port(),
-        ..NetworkStatus::default()
-    };
-    network.set_waker(waker);
-    network.set_phase(Phase::Running);
-    let driver = Arc::new(Mutex::new(Driver {
+    let peers = network.peers();
+    stack.set_peers(clock.now(), resolve(&peers, shard.index)?)?;
+    let driver = Driver {
         network: network.clone(),
+        shard: shard.clone(),
         stack,
+        peers,
         socket,
         registry: poll.registry().try_clone().map_err(system("epoll"))?,
         clock,
@@ -79,19 +113,30 @@ pub(crate) fn start(
         status_due: clock.now(),
         status_stale: true,
         sleeps_until: None,
-    }));
+    };
+    Ok((driver, poll))
+}
+
+fn spawn(network: &Arc<Network>, driver: Driver, poll: Poll) -> Result<JoinHandle<()>, StartError> {
+    let (network, shard) = (network.clone(), driver.shard.clone());
+    let driver = Arc::new(Mutex::new(driver));
     // Weak: what the driver owns goes with its thread.
     let visited = Arc::downgrade(&driver);
-    network.set_visit(Box::new(move || visited.upgrade().is_some_and(|driver| visit(&driver))));
+    shard.set_visit(Box::new(move || visited.upgrade().is_some_and(|driver| visit(&driver))));
+    let name = match shard.index {
+        0 => format!("nexodus:{}", network.name),
+        index => format!("nexodus{index}:{}", network.name),
+    };
     std::thread::Builder::new()
-        .name(format!("nexodus:{}", network.name))
-        .spawn(move || run(&network, &driver, poll))
-        .map_err(system("thread"))
+        .name(name)
+        .spawn(move || run(&network, &shard, &driver, poll))
+        .map_err(|source| StartError::System { what: "thread", source })
 }
 
 /// The thread. A panic ends this network alone: its flows are closed, its gauge says so, Envoy lives on.
-fn run(network: &Arc<Network>, driver: &Mutex<Driver>, poll: Poll) {
-    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| turns(network, driver, poll)));
+fn run(network: &Network, shard: &Shard, driver: &Mutex<Driver>, poll: Poll) {
+    let ended =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| turns(network, shard, driver, poll)));
     let failure = match ended {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),
@@ -100,7 +145,8 @@ fn run(network: &Arc<Network>, driver: &Mutex<Driver>, poll: Poll) {
     if let Some(failure) = failure {
         envoy_log_error!("network {} failed: {}", network.name, failure);
         network::lock(&network.status).failure = Some(failure);
-        network.set_phase(Phase::Failed);
+        // Its other threads end too: a node that reaches some of its peers is harder to find out about than one that reaches none.
+        network.end(Phase::Failed);
     }
     // Whatever state a panic has left it in: its flows have to end.
     driver.lock().unwrap_or_else(PoisonError::into_inner).close_all();
@@ -108,7 +154,7 @@ fn run(network: &Arc<Network>, driver: &Mutex<Driver>, poll: Poll) {
 
 const PANIC: &str = "internal error (a panic; please report it)";
 
-fn turns(network: &Network, driver: &Mutex<Driver>, mut poll: Poll) -> io::Result<()> {
+fn turns(network: &Network, shard: &Shard, driver: &Mutex<Driver>, mut poll: Poll) -> io::Result<()> {
     let mut events = Events::with_capacity(1024);
     let mut sleep = Some(Duration::ZERO);
     while network.phase() == Phase::Running {
@@ -119,7 +165,7 @@ fn turns(network: &Network, driver: &Mutex<Driver>, mut poll: Poll) -> io::Resul
         // A visitor may have panicked.
         let mut driver = driver.lock().map_err(|_| io::Error::other(PANIC))?;
         driver.ready(&events);
-        network.awake();
+        shard.awake();
         sleep = driver.turn()?;
     }
     // What the ends of the flows still have to say.
@@ -136,13 +182,13 @@ fn visit(driver: &Mutex<Driver>) -> bool {
     if driver.network.phase() != Phase::Running {
         return false;
     }
-    let _wake = WakeIfPanicking(driver.network.clone());
+    let _wake = WakeIfPanicking(driver.shard.clone());
     driver.visit();
     true
 }
 
 /// The thread finds what a panic in a visitor has left, and ends the network.
-struct WakeIfPanicking(Arc<Network>);
+struct WakeIfPanicking(Arc<Shard>);
 
 impl Drop for WakeIfPanicking {
     fn drop(&mut self) {

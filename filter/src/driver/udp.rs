@@ -1,6 +1,8 @@
 //! The WireGuard UDP socket: one for both families where the host has IPv6, in batches, with segmentation (GSO)
 //! and receive (GRO) offload where the kernel has them. And what other sockets need for the same.
 
+use super::steering;
+use envoy_proxy_dynamic_modules_rust_sdk::envoy_log_info;
 use mio::{Interest, Registry, Token};
 use nexodus_netstack::Transmit;
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
@@ -28,14 +30,61 @@ pub(super) struct Socket {
     waiting: Option<Transmit>,
 }
 
-impl Socket {
+/// A socket with its port.
+pub(super) struct Bound {
+    socket: socket2::Socket,
+    ipv6: bool,
+}
+
+impl Bound {
     /// Port 0: any.
-    pub(super) fn open(port: u16, registry: &Registry, token: Token) -> io::Result<Self> {
-        let (socket, ipv6) = match bind(Domain::IPV6, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
-            Ok(socket) => (socket, true),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
-            Err(_) => (bind(Domain::IPV4, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?, false),
-        };
+    pub(super) fn open(port: u16) -> io::Result<Self> {
+        match bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), false) {
+            Ok(socket) => Ok(Self { socket, ipv6: true }),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
+            Err(_) => {
+                let socket = bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), false)?;
+                Ok(Self { socket, ipv6: false })
+            }
+        }
+    }
+
+    /// As many sockets with the same port, among which the kernel distributes what arrives as [`steering`] says.
+    pub(super) fn open_several(port: u16, count: usize) -> io::Result<Vec<Self>> {
+        let first = Self::open(port)?;
+        let mut all = Vec::with_capacity(count);
+        if count > 1 {
+            let address = first.address()?;
+            // Not before it has the port: a second process with this configuration is to find it taken.
+            first.socket.set_reuse_port(true)?;
+            for _ in 1..count {
+                all.push(Self { socket: bind(address, true)?, ipv6: first.ipv6 });
+            }
+            if let Err(error) = steering::attach(&first.socket, count) {
+                envoy_log_info!(
+                    "WireGuard port {}: datagrams are distributed by the threads: {}",
+                    address.port(),
+                    error
+                );
+            }
+        }
+        all.insert(0, first);
+        Ok(all)
+    }
+
+    pub(super) fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
+    #[cfg(test)]
+    pub(super) fn into_socket(self) -> socket2::Socket {
+        self.socket
+    }
+}
+
+impl Socket {
+    pub(super) fn new(bound: Bound, registry: &Registry, token: Token) -> io::Result<Self> {
+        let Bound { socket, ipv6 } = bound;
         let mut socket = mio::net::UdpSocket::from_std(socket.into());
         let state = UdpSocketState::new((&socket).into())?;
         allow_fragmentation(&socket, ipv6);
@@ -180,10 +229,13 @@ impl Inbox {
     }
 }
 
-fn bind(domain: Domain, address: SocketAddr) -> io::Result<socket2::Socket> {
-    let socket = socket2::Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-    if domain == Domain::IPV6 {
+fn bind(address: SocketAddr, shared: bool) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
         socket.set_only_v6(false)?;
+    }
+    if shared {
+        socket.set_reuse_port(true)?;
     }
     enlarge_buffers(&socket);
     socket.set_nonblocking(true)?;

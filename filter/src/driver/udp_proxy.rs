@@ -380,6 +380,9 @@ impl Driver {
 
     /// Makes the flows whose names have been looked up.
     pub(super) fn serve_found_names(&mut self, now: Instant) {
+        if !self.is_first() {
+            return;
+        }
         for FoundName { relay, client, addresses } in self.network.take_found_names() {
             let held = self.udp.held.take(&(relay, client));
             let key = self.udp.relays.get(&relay).copied();

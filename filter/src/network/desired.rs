@@ -1,18 +1,18 @@
 //! What the configuration asks of a network: Envoy's callbacks say it, the network thread reads it when it runs.
 
-use super::{Network, lock};
+use super::{Network, Shard, lock};
 use envoy_config::{Destination, Peer, UdpRelay};
-use nexodus_netstack::Local;
+use nexodus_netstack::{AllowedIps, Local};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 /// What the configuration asks for, at present.
 #[derive(Clone, Default)]
 pub(crate) struct Desired {
-    /// `None`: those the network was started with.
-    pub(crate) peers: Option<Vec<Peer>>,
+    /// Each with the number of its shard. Another one when they have changed.
+    pub(crate) peers: Arc<Vec<Placed>>,
     /// Where in the overlay to listen for TCP, and the Unix socket of the Envoy listener, with the configuration that said so
     /// last.
     pub(crate) listeners: BTreeMap<Local, (u64, PathBuf)>,
@@ -22,10 +22,26 @@ pub(crate) struct Desired {
     pub(crate) udp_listeners: BTreeMap<Local, (u64, SocketAddr)>,
 }
 
+/// A peer, and the number of the shard that has it.
+pub(crate) type Placed = (Peer, usize);
+
 impl Network {
     pub(crate) fn set_peers(&self, peers: Vec<Peer>) {
-        lock(&self.desired).peers = Some(peers);
+        let mut desired = lock(&self.desired);
+        let peers = lock(&self.placement).place(peers, self.shards.len());
+        let mut routes = AllowedIps::default();
+        for (peer, shard) in &peers {
+            peer.allowed_ips.iter().for_each(|net| routes.insert(*net, *shard));
+        }
+        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
+        desired.peers = Arc::new(peers);
+        drop(desired);
         self.changed();
+    }
+
+    /// The peers, each with the number of its shard.
+    pub(crate) fn peers(&self) -> Arc<Vec<Placed>> {
+        lock(&self.desired).peers.clone()
     }
 
     /// What a listener's configuration names, which is one of this network's own addresses or none.
@@ -67,13 +83,12 @@ impl Network {
     }
 
     fn changed(&self) {
-        self.desired_changed.store(true, Ordering::Release);
-        self.wake();
+        self.shards().iter().for_each(|shard| shard.changed());
     }
 
-    /// Network thread: the configuration, when it changed since the last call.
-    pub(crate) fn take_changes(&self) -> Option<Desired> {
-        self.desired_changed.swap(false, Ordering::AcqRel).then(|| lock(&self.desired).clone())
+    /// Network thread: the configuration, when it changed since its last call.
+    pub(crate) fn take_changes(&self, shard: &Shard) -> Option<Desired> {
+        shard.take_changed().then(|| lock(&self.desired).clone())
     }
 }
 

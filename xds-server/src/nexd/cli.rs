@@ -107,6 +107,10 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value = "16384", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 20))]
     pub max_udp_flows: usize,
 
+    /// Threads that encrypt and decrypt. Each has some of the peers, so more than there are peers are of no use
+    #[arg(long, value_name = "N", env = "NEXD_TUNNEL_THREADS", default_value = "1", value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
+    pub tunnel_threads: usize,
+
     /// Look egress host names up at this DNS server in the overlay, through the tunnel, instead of at the system's. Can be
     /// given several times, or with commas
     #[arg(long, value_name = "ADDRESS[:PORT]", env = "NEXD_OVERLAY_DNS", value_delimiter = ',', value_parser = lookup::server)]

@@ -71,6 +71,7 @@ impl Plan {
         network.limits = Limits {
             max_udp_flows: arguments.max_udp_flows,
             udp_idle_ms: usize::try_from(arguments.udp_idle_timeout.as_millis()).unwrap_or(usize::MAX),
+            threads: arguments.tunnel_threads,
             ..Limits::default()
         };
         // The keys are needed by the module only; here they are checked and forgotten.

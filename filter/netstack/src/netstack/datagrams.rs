@@ -85,7 +85,9 @@ impl Netstack {
         }
         match self.route(remote).ok_or(ConnectError::NoRoute)? {
             Route::Own => Ok(remote),
-            Route::Peer(_) => self.source_for(remote).ok_or(ConnectError::NoSourceAddress),
+            Route::Peer(_) | Route::Elsewhere(_) => {
+                self.source_for(remote).ok_or(ConnectError::NoSourceAddress)
+            }
         }
     }
 }

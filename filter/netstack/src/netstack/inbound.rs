@@ -1,24 +1,39 @@
 //! Inner packets on their way in.
 
 use super::{Netstack, Route};
-use crate::FlowId;
 use crate::ip::icmp::{self, Undelivered};
 use crate::ip::{self, Packet};
 use crate::tcp::Context;
 use crate::tcp::Run;
 use crate::tcp::segment::Tuple;
-use crate::wireguard::PeerId;
+use crate::wireguard::{Datagram, Incoming, Place};
+use crate::{FlowId, Handover};
 
 /// A run of packets, whose flow it is, and who sends it.
 pub(super) struct FlowRun {
     run: Run,
     flow: FlowId,
-    from: Option<PeerId>,
+    from: Option<Place>,
 }
 
 impl Netstack {
+    /// Takes a WireGuard datagram.
+    pub(super) fn open(&mut self, datagram: Datagram<'_>) {
+        let mut opened = std::mem::take(&mut self.opened);
+        match self.wireguard.receive(self.now, datagram, &mut opened, &mut self.stats) {
+            Incoming::Packet(peer, packet) => self.receive(Some(Place::Here(peer)), packet),
+            Incoming::There(shard) => {
+                let Datagram { remote, bytes, .. } = datagram;
+                self.hand_over(shard, Handover::Datagram { remote, datagram: bytes.to_vec() });
+            }
+            Incoming::Nothing => {}
+        }
+        self.opened = opened;
+        self.unpark();
+    }
+
     /// Takes an inner packet; `None` is ourselves.
-    pub(super) fn receive(&mut self, from: Option<PeerId>, bytes: &[u8]) {
+    pub(super) fn receive(&mut self, from: Option<Place>, bytes: &[u8]) {
         // The next packet of the stream that the last one belonged to: it comes from where that came from, and goes where that
         // went.
         if let Some(last) = self.run.as_ref().filter(|last| last.from == from)
@@ -47,7 +62,16 @@ impl Netstack {
             self.receive_whole(from, &packet);
             return;
         };
-        let whole = self.reassembly.add(self.now, from, &packet, piece, &mut self.stats);
+        let peer = match from {
+            None => None,
+            Some(Place::Here(peer)) => Some(peer),
+            // Only what is whole is handed over.
+            Some(Place::There(_)) => {
+                self.stats.bad_packet += 1;
+                return;
+            }
+        };
+        let whole = self.reassembly.add(self.now, peer, &packet, piece, &mut self.stats);
         match whole.as_deref().map(Packet::parse) {
             Some(Ok(packet)) if ip::checksum_holds(&packet) => self.receive_whole(from, &packet),
             Some(Ok(_)) => self.stats.bad_checksum += 1,
@@ -56,7 +80,11 @@ impl Netstack {
         }
     }
 
-    fn receive_whole(&mut self, from: Option<PeerId>, packet: &Packet<'_>) {
+    fn receive_whole(&mut self, from: Option<Place>, packet: &Packet<'_>) {
+        if from.is_some() && !self.takes(packet) {
+            self.hand_over(0, Handover::Received(packet.bytes.to_vec()));
+            return;
+        }
         match packet.protocol {
             ip::TCP => {
                 let (tcp, mut cx) = self.tcp();
@@ -73,7 +101,7 @@ impl Netstack {
         }
     }
 
-    fn receive_icmp(&mut self, from: Option<PeerId>, packet: &Packet<'_>) {
+    fn receive_icmp(&mut self, from: Option<Place>, packet: &Packet<'_>) {
         if let Some(reply) = icmp::echo_reply(packet) {
             if self.outbox.push(reply, &mut self.stats) {
                 self.stats.echo_replies += 1;
@@ -88,12 +116,13 @@ impl Netstack {
     }
 
     /// Whether the message concerns something here.
-    fn undelivered(&mut self, from: Option<PeerId>, message: &Undelivered) -> bool {
+    fn undelivered(&mut self, from: Option<Place>, message: &Undelivered) -> bool {
         let &Undelivered { protocol, local, remote, seq } = message;
         // Only those who would have carried the packet can know what became of it.
         let way = match self.route(remote.ip()) {
             Some(Route::Own) => from.is_none(),
-            Some(Route::Peer(peer)) => from == Some(peer),
+            Some(Route::Peer(peer)) => from == Some(Place::Here(peer)),
+            Some(Route::Elsewhere(shard)) => from == Some(Place::There(shard)),
             None => false,
         };
         let tuple = Tuple { local: local.into(), remote: remote.into() };

@@ -4,6 +4,7 @@ mod datagrams;
 mod inbound;
 mod outbound;
 mod pings;
+mod shards;
 mod waiting;
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,15 +13,16 @@ use bytes::Bytes;
 use ipnet::IpNet;
 
 use crate::batch::Batch;
+use crate::handover::Handovers;
 use crate::ip::icmp::ErrorLimit;
 use crate::ip::{self, Cut, Outbox, Reassembly};
 use crate::seed::next_random;
 use crate::tcp::{Context, Tcp};
 use crate::udp::Udp;
-use crate::wireguard::{PeerId, Wireguard};
+use crate::wireguard::{Datagram, PeerId, Place, Wireguard};
 use crate::{
     Config, ConfigError, ConnectError, Event, FlowId, Instant, Local, MAX_MTU, MIN_MTU, PeerConfig,
-    PeerStatus, Stats, Transmit,
+    PeerStatus, Shard, Stats, Transmit,
 };
 use inbound::FlowRun;
 use pings::Pings;
@@ -35,6 +37,9 @@ const MAX_DATAGRAM_BYTES: usize = 4 << 20;
 /// One WireGuard interface with its TCP/IP stack. See the crate's documentation for the order of calls.
 pub struct Netstack {
     now: Instant,
+    shard: Shard,
+    /// What other stacks of the interface have to do.
+    handovers: Handovers,
     addresses: Vec<IpNet>,
     wireguard: Wireguard,
     tcp: Tcp,
@@ -73,6 +78,8 @@ pub struct Netstack {
 enum Route {
     Own,
     Peer(PeerId),
+    /// To a peer of another stack.
+    Elsewhere(usize),
 }
 
 impl Netstack {
@@ -81,7 +88,7 @@ impl Netstack {
     /// # Errors
     /// When the configuration cannot be used.
     pub fn new(config: Config, now: Instant) -> Result<Self, ConfigError> {
-        let Config { private_key, addresses, mtu, limits, seed } = config;
+        let Config { private_key, addresses, mtu, limits, shard, seed } = config;
         if !(MIN_MTU..=MAX_MTU).contains(&mtu) {
             return Err(ConfigError::Mtu(mtu));
         }
@@ -103,8 +110,10 @@ impl Netstack {
         let mut random = !seed;
         Ok(Self {
             now,
+            shard,
+            handovers: Handovers::default(),
             addresses,
-            wireguard: Wireguard::new(now, private_key, mtu),
+            wireguard: Wireguard::new(now, private_key, mtu, shard)?,
             tcp: Tcp::new(seed, mtu, limits),
             udp: Udp::new(next_random(&mut random), limits),
             pings: Pings::default(),
@@ -158,13 +167,16 @@ impl Netstack {
     /// Opens a flow. One of our own addresses loops back inside the stack.
     ///
     /// # Errors
-    /// When no flow can be made.
+    /// When no flow can be made. The peers of another stack of the interface are reached through that one alone.
     pub fn connect(&mut self, now: Instant, remote: SocketAddr) -> Result<FlowId, ConnectError> {
         self.advance(now);
         if remote.port() == 0 {
             return Err(ConnectError::InvalidDestination);
         }
         let local = self.local_for(remote.ip())?;
+        if let Some(Route::Elsewhere(_)) = self.route(remote.ip()) {
+            return Err(ConnectError::NoRoute);
+        }
         let (tcp, mut cx) = self.tcp();
         tcp.connect(&mut cx, local, remote)
     }
@@ -258,13 +270,7 @@ impl Netstack {
         self.advance(now);
         self.stats.rx_datagrams += 1;
         self.stats.rx_bytes += datagram.len() as u64;
-        let mut opened = std::mem::take(&mut self.opened);
-        let inner = self.wireguard.receive(self.now, remote, datagram, &mut opened, &mut self.stats);
-        if let Some((peer, packet)) = inner {
-            self.receive(Some(peer), packet);
-        }
-        self.opened = opened;
-        self.unpark();
+        self.open(Datagram { remote, bytes: datagram, counted: false });
     }
 
     /// Runs what is due.
@@ -372,7 +378,13 @@ impl Netstack {
     }
 
     fn route(&self, address: IpAddr) -> Option<Route> {
-        if self.is_own(address) { Some(Route::Own) } else { self.wireguard.route(address).map(Route::Peer) }
+        if self.is_own(address) {
+            return Some(Route::Own);
+        }
+        self.wireguard.route(address).map(|place| match place {
+            Place::Here(peer) => Route::Peer(peer),
+            Place::There(shard) => Route::Elsewhere(shard),
+        })
     }
 
     /// An address of ours in the destination's network, or else the first of its family.

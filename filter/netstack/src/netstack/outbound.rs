@@ -7,7 +7,7 @@ use crate::batch::Batch;
 use crate::ip::{Cut, Packet};
 use crate::tcp::Context;
 use crate::wireguard::{PeerId, Wireguard};
-use crate::{FlowId, Instant};
+use crate::{FlowId, Handover, Instant};
 
 /// Segments that a flow sends before the next one has its turn.
 const TURN: u32 = 32;
@@ -35,6 +35,7 @@ impl Netstack {
                     Some(endpoint) => self.seal(batch, peer, endpoint, &mut packet),
                     None => self.stats.unroutable += 1,
                 },
+                Some(Route::Elsewhere(shard)) => self.hand_over(shard, Handover::Send(packet)),
                 None => self.stats.unroutable += 1,
             }
         }
@@ -54,6 +55,7 @@ impl Netstack {
                 Some(Route::Own) => {
                     self.loopback.push(cut.into_packet(), &mut self.stats);
                 }
+                Some(Route::Elsewhere(shard)) => self.hand_over(shard, Handover::Send(cut.into_packet())),
                 Some(Route::Peer(peer)) => match self.wireguard.open(self.now, peer, &mut self.stats) {
                     None => {
                         self.wireguard.want(self.now, peer, &mut self.stats);
@@ -90,7 +92,7 @@ impl Netstack {
             && let Some(flow) = self.tcp.next_ready()
         {
             match self.tcp.remote(flow).and_then(|remote| self.route(remote)) {
-                None => self.park(flow, None),
+                None | Some(Route::Elsewhere(_)) => self.park(flow, None),
                 Some(Route::Own) => self.loop_back(flow, packet),
                 Some(Route::Peer(peer)) => match self.wireguard.open(self.now, peer, &mut self.stats) {
                     None => {

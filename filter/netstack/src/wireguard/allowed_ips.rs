@@ -6,29 +6,35 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::PeerId;
-
 /// The keys come from the configuration alone, so the hash needs no secret.
-type Map<K> = HashMap<K, PeerId, BuildHasherDefault<DefaultHasher>>;
+type Map<K, T> = HashMap<K, T, BuildHasherDefault<DefaultHasher>>;
 
-/// Longest-prefix match with one table per prefix length in use, the longest first.
-#[derive(Default)]
-pub(crate) struct AllowedIps {
-    v4: Vec<(u8, Map<u32>)>,
-    v6: Vec<(u8, Map<u128>)>,
+/// Which of some `T` an overlay address belongs to: longest-prefix match with one table per prefix length in use, the longest
+/// first.
+pub struct AllowedIps<T> {
+    v4: Vec<(u8, Map<u32, T>)>,
+    v6: Vec<(u8, Map<u128, T>)>,
 }
 
-impl AllowedIps {
-    /// Gives `net` to `peer`. A network that had an owner changes hands: the last one wins, as with `wg`.
-    pub(crate) fn insert(&mut self, net: IpNet, peer: PeerId) {
+impl<T> Default for AllowedIps<T> {
+    fn default() -> Self {
+        Self { v4: Vec::new(), v6: Vec::new() }
+    }
+}
+
+impl<T: Copy> AllowedIps<T> {
+    /// Gives `net` to `owner`. A network that had an owner changes hands: the last one wins, as with `wg`.
+    pub fn insert(&mut self, net: IpNet, owner: T) {
         let len = net.prefix_len();
         match net.trunc() {
-            IpNet::V4(net) => table(&mut self.v4, len).insert(net.addr().to_bits(), peer),
-            IpNet::V6(net) => table(&mut self.v6, len).insert(net.addr().to_bits(), peer),
+            IpNet::V4(net) => table(&mut self.v4, len).insert(net.addr().to_bits(), owner),
+            IpNet::V6(net) => table(&mut self.v6, len).insert(net.addr().to_bits(), owner),
         };
     }
 
-    pub(crate) fn lookup(&self, address: IpAddr) -> Option<PeerId> {
+    /// The owner of the longest network that holds the address.
+    #[must_use]
+    pub fn lookup(&self, address: IpAddr) -> Option<T> {
         match address {
             IpAddr::V4(address) => {
                 let bits = address.to_bits();
@@ -42,7 +48,7 @@ impl AllowedIps {
     }
 }
 
-fn table<K>(tables: &mut Vec<(u8, Map<K>)>, len: u8) -> &mut Map<K> {
+fn table<K, T>(tables: &mut Vec<(u8, Map<K, T>)>, len: u8) -> &mut Map<K, T> {
     let at = tables.partition_point(|&(other, _)| other > len);
     if tables.get(at).is_none_or(|&(other, _)| other != len) {
         tables.insert(at, (len, Map::default()));
@@ -63,7 +69,7 @@ fn mask128(len: u8) -> u128 {
 mod tests {
     use super::*;
 
-    fn lookup(table: &AllowedIps, address: &str) -> Option<PeerId> {
+    fn lookup(table: &AllowedIps<u8>, address: &str) -> Option<u8> {
         table.lookup(address.parse().unwrap())
     }
 

@@ -4,6 +4,7 @@
 //! of this module sets that clock first, so production and simulation run the same code.
 
 mod allowed_ips;
+mod incoming;
 mod peer;
 
 use std::collections::{HashMap, VecDeque};
@@ -12,26 +13,35 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use boringtun::noise::errors::WireGuardError;
-use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
-use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use mock_instant::MockClock;
 use slab::Slab;
 
 use crate::timers::Timers;
-use crate::{ConfigError, Instant, PeerConfig, PeerStatus, Stats};
-use allowed_ips::AllowedIps;
+use crate::{ConfigError, Instant, PeerConfig, PeerStatus, Shard, Stats};
+pub use allowed_ips::AllowedIps;
+pub(crate) use incoming::{Datagram, Incoming};
 use peer::Peer;
 
-/// Index of a peer. It is also the upper 24 bits of the receiver indices its sessions use.
+/// Index of a peer of this stack. The upper 24 bits of the receiver indices of its sessions are this number times the count of
+/// the interface's stacks, plus the number of this one.
 pub(crate) type PeerId = u32;
+
+/// Whose an address or a datagram is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A peer's of this stack.
+    Here(PeerId),
+    /// A peer's of this other stack.
+    There(usize),
+}
 
 /// Message type of a handshake initiation (WireGuard paper, section 5.4.2).
 const HANDSHAKE_INITIATION: u8 = 1;
 /// boringtun puts the peer's index into the upper 24 bits of receiver indices.
 const MAX_PEERS: usize = 1 << 24;
+const MAX_SHARDS: usize = 1 << 16;
 /// Handshake messages per second before cookies are asked for.
 const HANDSHAKE_RATE: u64 = 100;
 /// WireGuard's own datagrams that wait to be sent.
@@ -41,8 +51,8 @@ pub(crate) struct Wireguard {
     key: StaticSecret,
     public: PublicKey,
     peers: Slab<Peer>,
-    by_key: HashMap<[u8; 32], PeerId, BuildHasherDefault<DefaultHasher>>,
-    allowed_ips: AllowedIps,
+    by_key: HashMap<[u8; 32], Place, BuildHasherDefault<DefaultHasher>>,
+    allowed_ips: AllowedIps<Place>,
     /// The one that counts: it sees every handshake message before any expensive mathematics.
     limiter: RateLimiter,
     /// What the peers' own check uses: MAC 1 only, everything was counted already.
@@ -52,14 +62,24 @@ pub(crate) struct Wireguard {
     /// Peers for which waiting is over: they got a session, or gave up.
     settled: Vec<PeerId>,
     mtu: usize,
+    shard: Shard,
 }
 
 impl Wireguard {
-    pub(crate) fn new(now: Instant, private_key: [u8; 32], mtu: u16) -> Self {
+    pub(crate) fn new(
+        now: Instant,
+        private_key: [u8; 32],
+        mtu: u16,
+        shard: Shard,
+    ) -> Result<Self, ConfigError> {
+        let Shard { index, count } = shard;
+        if index >= count || count > MAX_SHARDS {
+            return Err(ConfigError::NoShard { index, count });
+        }
         set_clock(now);
         let key = StaticSecret::from(private_key);
         let public = PublicKey::from(&key);
-        Self {
+        Ok(Self {
             limiter: RateLimiter::new(&public, HANDSHAKE_RATE),
             unlimited: Arc::new(RateLimiter::new(&public, u64::MAX)),
             key,
@@ -71,7 +91,8 @@ impl Wireguard {
             datagrams: Datagrams::default(),
             settled: Vec::new(),
             mtu: mtu.into(),
-        }
+            shard,
+        })
     }
 
     pub(crate) fn set_peers(
@@ -81,8 +102,12 @@ impl Wireguard {
         stats: &mut Stats,
     ) -> Result<(), ConfigError> {
         set_clock(now);
-        if peers.len() >= MAX_PEERS {
+        let count = self.shard.count;
+        if peers.len() >= MAX_PEERS / count {
             return Err(ConfigError::TooManyPeers(peers.len()));
+        }
+        if let Some(peer) = peers.iter().find(|peer| peer.shard >= count) {
+            return Err(ConfigError::NoShard { index: peer.shard, count });
         }
         let mut wanted: HashMap<[u8; 32], usize, BuildHasherDefault<DefaultHasher>> = HashMap::default();
         for (index, peer) in peers.iter().enumerate() {
@@ -93,146 +118,55 @@ impl Wireguard {
                 return Err(ConfigError::DuplicatePeer(index));
             }
         }
-        let gone: Vec<PeerId> = self
-            .by_key
-            .iter()
-            .filter(|&(key, &id)| {
-                !wanted.get(key).is_some_and(|&index| self.peers[id as usize].keeps_sessions(&peers[index]))
-            })
-            .map(|(_, &id)| id)
-            .collect();
-        for id in gone {
-            let mut peer = self.peers.remove(id as usize);
-            self.timers.remove(id, &mut peer.timer);
-            self.by_key.remove(&peer.config().public_key);
-        }
+        let mut known = std::mem::take(&mut self.by_key);
+        self.by_key = HashMap::with_capacity_and_hasher(peers.len(), BuildHasherDefault::default());
+        known.retain(|key, place| {
+            let Place::Here(id) = *place else { return false };
+            let stays = wanted.get(key).is_some_and(|&index| {
+                let config = &peers[index];
+                config.shard == self.shard.index && self.peers[id as usize].keeps_sessions(config)
+            });
+            if !stays {
+                let mut peer = self.peers.remove(id as usize);
+                self.timers.remove(id, &mut peer.timer);
+            }
+            stays
+        });
         self.allowed_ips = AllowedIps::default();
         for config in peers {
-            let id = if let Some(&id) = self.by_key.get(&config.public_key) {
-                self.peers[id as usize].reconfigure(config);
-                id
-            } else {
-                let entry = self.peers.vacant_entry();
-                // Checked above: fewer than 2^24 peers.
-                let id = PeerId::try_from(entry.key()).unwrap_or_default();
-                self.by_key.insert(config.public_key, id);
-                entry.insert(Peer::new(now, &self.key, config, id, Arc::clone(&self.unlimited)));
-                id
+            let (key, nets) = (config.public_key, config.allowed_ips.clone());
+            let place = match known.get(&key) {
+                _ if config.shard != self.shard.index => Place::There(config.shard),
+                Some(&Place::Here(id)) => {
+                    self.peers[id as usize].reconfigure(config);
+                    Place::Here(id)
+                }
+                _ => Place::Here(self.add(now, config)),
             };
-            for &net in &self.peers[id as usize].config().allowed_ips {
-                self.allowed_ips.insert(net, id);
+            self.by_key.insert(key, place);
+            for net in nets {
+                self.allowed_ips.insert(net, place);
             }
-            self.tick(now, id, stats);
+            if let Place::Here(id) = place {
+                self.tick(now, id, stats);
+            }
         }
         Ok(())
     }
 
-    /// The peer that `address` is routed to.
-    pub(crate) fn route(&self, address: IpAddr) -> Option<PeerId> {
+    fn add(&mut self, now: Instant, config: PeerConfig) -> PeerId {
+        let entry = self.peers.vacant_entry();
+        // Checked before: fewer than 2^24 peers of all stacks together.
+        let on_the_wire =
+            u32::try_from(entry.key() * self.shard.count + self.shard.index).unwrap_or_default();
+        let id = PeerId::try_from(entry.key()).unwrap_or_default();
+        entry.insert(Peer::new(now, &self.key, config, on_the_wire, Arc::clone(&self.unlimited)));
+        id
+    }
+
+    /// Whose `address` is.
+    pub(crate) fn route(&self, address: IpAddr) -> Option<Place> {
         self.allowed_ips.lookup(address)
-    }
-
-    /// Takes a datagram; the peer and the inner packet it carried, if it did. `space` is where packets are opened: it grows as
-    /// needed, and what it holds does not matter.
-    pub(crate) fn receive<'a>(
-        &mut self,
-        now: Instant,
-        remote: SocketAddr,
-        datagram: &[u8],
-        space: &'a mut Vec<u8>,
-        stats: &mut Stats,
-    ) -> Option<(PeerId, &'a [u8])> {
-        set_clock(now);
-        let (id, handshake, cookie) = self.identify(remote, datagram, stats)?;
-        let peer = self.peers.get_mut(id as usize)?;
-        peer.refresh(now, &mut self.datagrams, stats);
-        let needed = datagram.len().max(148) + 32;
-        if space.len() < needed {
-            space.resize(needed, 0);
-        }
-        let mut inner = None;
-        let mut opened = true;
-        match peer.decapsulate(remote, datagram, space) {
-            TunnResult::Done => {
-                // A cookie reply is not authenticated by the peer's key: it says nothing about where the peer is.
-                opened = !cookie;
-                if opened {
-                    peer.authenticated(now, remote, datagram.len());
-                }
-            }
-            TunnResult::WriteToNetwork(answer) => {
-                let answer = answer.to_vec();
-                peer.authenticated(now, remote, datagram.len());
-                if handshake {
-                    peer.completed_handshake(now);
-                    stats.handshakes += 1;
-                }
-                peer.send(now, answer, &mut self.datagrams, stats);
-            }
-            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
-                inner = Some(packet.len());
-                peer.authenticated(now, remote, datagram.len());
-                peer.received_data(now);
-                stats.rx_packets += 1;
-            }
-            TunnResult::Err(error) => {
-                opened = false;
-                count(&error, stats);
-            }
-        }
-        if opened && peer.is_wanted() && peer.has_session() {
-            peer.set_wanted(false);
-            self.settled.push(id);
-        }
-        self.schedule(now, id);
-        inner.map(|len| (id, &space[..len]))
-    }
-
-    /// Whom the datagram is from, whether it is a handshake message, whether it is a cookie reply.
-    fn identify(
-        &mut self,
-        remote: SocketAddr,
-        datagram: &[u8],
-        stats: &mut Stats,
-    ) -> Option<(PeerId, bool, bool)> {
-        let Ok(packet) = Tunn::parse_incoming_packet(datagram) else {
-            stats.bad_datagram += 1;
-            return None;
-        };
-        let by_index = |index: u32| Some(index >> 8).filter(|&id| self.peers.contains(id as usize));
-        let (id, handshake, cookie) = match packet {
-            Packet::PacketData(data) => (by_index(data.receiver_idx), false, false),
-            Packet::PacketCookieReply(reply) => (by_index(reply.receiver_idx), false, true),
-            Packet::HandshakeInit(_) | Packet::HandshakeResponse(_) => {
-                // The limiter resets its count at most once per second, so this is all the timer it needs.
-                self.limiter.reset_count();
-                let mut cookie = [0; 64];
-                match self.limiter.verify_packet(Some(remote.ip()), datagram, &mut cookie) {
-                    Ok(Packet::HandshakeInit(init)) => {
-                        let Ok(half) = parse_handshake_anon(&self.key, &self.public, &init) else {
-                            stats.decrypt_failed += 1;
-                            return None;
-                        };
-                        (self.by_key.get(&half.peer_static_public).copied(), true, false)
-                    }
-                    Ok(Packet::HandshakeResponse(response)) => (by_index(response.receiver_idx), true, false),
-                    Err(TunnResult::WriteToNetwork(reply)) => {
-                        stats.cookies_sent += 1;
-                        let reply = reply.to_vec();
-                        self.datagrams.push(remote, reply, stats);
-                        return None;
-                    }
-                    _ => {
-                        stats.bad_datagram += 1;
-                        return None;
-                    }
-                }
-            }
-        };
-        if id.is_none() {
-            stats.unknown_peer += 1;
-        }
-        Some((id?, handshake, cookie))
     }
 
     /// The peer's endpoint, when packets can be sealed for it now.
@@ -332,19 +266,4 @@ impl Datagrams {
 /// boringtun's clock is thread-local and shared by every stack of a thread.
 fn set_clock(now: Instant) {
     MockClock::set_time(Duration::from_micros(now.as_micros()));
-}
-
-fn count(error: &WireGuardError, stats: &mut Stats) {
-    let counter = match error {
-        WireGuardError::InvalidCounter
-        | WireGuardError::DuplicateCounter
-        | WireGuardError::WrongTai64nTimestamp => &mut stats.replayed,
-        WireGuardError::InvalidAeadTag | WireGuardError::WrongKey => &mut stats.decrypt_failed,
-        WireGuardError::NoCurrentSession | WireGuardError::WrongIndex | WireGuardError::UnexpectedPacket => {
-            &mut stats.no_session
-        }
-        WireGuardError::InvalidPacket => &mut stats.bad_packet,
-        _ => &mut stats.bad_datagram,
-    };
-    *counter += 1;
 }

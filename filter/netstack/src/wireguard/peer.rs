@@ -84,10 +84,6 @@ impl Peer {
         self.config = config;
     }
 
-    pub(super) fn config(&self) -> &PeerConfig {
-        &self.config
-    }
-
     /// The endpoint, when packets can be sealed for it now.
     pub(super) fn open(&self) -> Option<SocketAddr> {
         self.endpoint.filter(|_| self.has_session())

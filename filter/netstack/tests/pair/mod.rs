@@ -11,7 +11,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use nexodus_netstack::{Config, Event, FlowId, Instant, Limits, Netstack, PeerConfig};
+use nexodus_netstack::{Config, Event, FlowId, Instant, Limits, Netstack, PeerConfig, Shard};
 
 pub struct Pair {
     pub stacks: [Netstack; 2],
@@ -139,6 +139,7 @@ pub fn stack(end: usize, limits: Limits, now: Instant) -> Netstack {
         addresses: vec![format!("100.64.0.{}/32", end + 1).parse().unwrap()],
         mtu: 1420,
         limits,
+        shard: Shard::default(),
         seed: end as u64,
     };
     let other = 1 - end;
@@ -149,6 +150,7 @@ pub fn stack(end: usize, limits: Limits, now: Instant) -> Netstack {
         endpoint: Some(udp(other)),
         allowed_ips: vec![format!("100.64.0.{}/32", other + 1).parse().unwrap()],
         persistent_keepalive: None,
+        shard: 0,
     };
     let mut stack = Netstack::new(config, now).unwrap();
     stack.set_peers(now, vec![peer]).unwrap();

@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use nexodus_netstack::{
-    CloseReason, Config, Event, FlowId, Instant, Limits, Netstack, PeerConfig, UdpFlowId,
+    CloseReason, Config, Event, FlowId, Instant, Limits, Netstack, PeerConfig, Shard, UdpFlowId,
 };
 
 pub use app::App;
@@ -46,12 +46,16 @@ pub struct Node {
     /// Flows that others opened.
     pub udp_incoming: Vec<UdpFlowId>,
     key: [u8; 32],
+    shard: usize,
 }
 
 pub struct World {
     pub now: Instant,
     pub nodes: Vec<Node>,
     pub wire: Wire,
+    /// A datagram for several stacks of one interface goes to the one whose number its receiver index names. Else the wire
+    /// chooses one.
+    pub steered: bool,
     buffer: Vec<u8>,
 }
 
@@ -113,6 +117,7 @@ pub fn config(node: usize, limits: Limits, seed: u64, mtu: u16) -> Config {
         ],
         mtu,
         limits,
+        shard: Shard::default(),
         seed: seed.wrapping_mul(2).wrapping_add(node as u64),
     }
 }
@@ -127,14 +132,19 @@ pub fn peer(node: usize) -> PeerConfig {
             format!("{}/128", v6(node)).parse().unwrap(),
         ],
         persistent_keepalive: None,
+        shard: 0,
     }
 }
 
 impl World {
+    pub fn new(link: Link, seed: u64) -> Self {
+        let wire = Wire::new(link, seed);
+        Self { now: START, nodes: Vec::new(), wire, steered: true, buffer: Vec::new() }
+    }
+
     /// Nodes 0 and 1, each the other's peer.
     pub fn pair(pair: &Pair) -> Self {
-        let mut world =
-            Self { now: START, nodes: Vec::new(), wire: Wire::new(pair.link, pair.seed), buffer: Vec::new() };
+        let mut world = Self::new(pair.link, pair.seed);
         for node in 0..2 {
             let config = config(node, pair.limits[node], pair.seed, pair.mtu);
             world.add(node, config);
@@ -155,6 +165,7 @@ impl World {
     }
 
     pub fn add(&mut self, node: usize, config: Config) {
+        let shard = config.shard.index;
         let stack = Netstack::new(config, self.now).unwrap();
         self.nodes.push(Node {
             stack,
@@ -168,6 +179,7 @@ impl World {
             udp_echo: false,
             udp_incoming: Vec::new(),
             key: key(node),
+            shard,
         });
     }
 
@@ -232,6 +244,34 @@ impl World {
             self.drain_datagrams(index);
             self.transmit(index);
         }
+        let mut more = false;
+        for index in 0..self.nodes.len() {
+            let (address, from) = (self.nodes[index].address, self.nodes[index].shard);
+            while let Some((to, handover)) = self.nodes[index].stack.poll_handover() {
+                more = true;
+                let other = self.nodes.iter_mut().find(|node| node.address == address && node.shard == to);
+                other.unwrap().stack.handle_handover(self.now, from, handover);
+            }
+        }
+        if more {
+            self.settle();
+        }
+    }
+
+    /// Which stack at an address gets a datagram.
+    fn chosen(&self, to: SocketAddr, datagram: &[u8]) -> Option<usize> {
+        let at_address: Vec<usize> =
+            (0..self.nodes.len()).filter(|&index| self.nodes[index].address == to).collect();
+        let sum: usize = datagram.iter().take(24).map(|&byte| usize::from(byte)).sum();
+        let number = match datagram {
+            // The upper 24 bits of the receiver index.
+            [3 | 4, _, _, _, _, a, b, c, ..] | [2, _, _, _, _, _, _, _, _, a, b, c, ..] if self.steered => {
+                u32::from_le_bytes([*a, *b, *c, 0]) as usize
+            }
+            _ if self.steered => 0,
+            _ => sum,
+        };
+        at_address.get(number % at_address.len().max(1)).copied()
     }
 
     fn drain_events(&mut self, index: usize) {
@@ -320,8 +360,8 @@ impl World {
         }
         self.now = self.now.max(next);
         while let Some((from, to, datagram)) = self.wire.deliver(self.now) {
-            if let Some(node) = self.nodes.iter_mut().find(|node| node.address == to) {
-                node.stack.handle_datagram(self.now, from, &datagram);
+            if let Some(index) = self.chosen(to, &datagram) {
+                self.nodes[index].stack.handle_datagram(self.now, from, &datagram);
             }
         }
         for node in &mut self.nodes {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
-use nexodus_netstack::{Instant, Limits, Netstack};
+use nexodus_netstack::{Config, Instant, Limits, Netstack, PeerConfig};
 
 use super::{START, config, key, peer, public_key, udp, v4, v6};
 
@@ -21,8 +21,14 @@ impl Raw {
     }
 
     pub fn seeded(limits: Limits, seed: u64) -> Self {
-        let mut stack = Netstack::new(config(1, limits, seed, 1420), START).unwrap();
-        stack.set_peers(START, vec![peer(0)]).unwrap();
+        Self::with(config(1, limits, seed, 1420))
+    }
+
+    /// The same with a stack of this configuration, whose peer is this shard's.
+    pub fn with(config: Config) -> Self {
+        let shard = config.shard.index;
+        let mut stack = Netstack::new(config, START).unwrap();
+        stack.set_peers(START, vec![PeerConfig { shard, ..peer(0) }]).unwrap();
         let secret = StaticSecret::from(key(0));
         let public = PublicKey::from(public_key(1));
         let tunn = Tunn::new(secret, public, None, None, 5, None);

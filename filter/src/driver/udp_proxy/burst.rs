@@ -62,7 +62,7 @@ impl Burst {
 #[expect(clippy::expect_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use nexodus_netstack::{Config, Limits, Netstack};
+    use nexodus_netstack::{Config, Limits, Netstack, Shard};
 
     fn flows() -> [UdpFlowId; 2] {
         let config = Config {
@@ -70,6 +70,7 @@ mod tests {
             addresses: vec!["100.64.0.1/32".parse().expect("a prefix")],
             mtu: 1420,
             limits: Limits::default(),
+            shard: Shard::default(),
             seed: 1,
         };
         let now = nexodus_netstack::Instant::from_micros(1);

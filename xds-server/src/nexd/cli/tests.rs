@@ -57,6 +57,8 @@ fn wrong_usage() {
         &["nexd", "proxy", "--concurrency", "0"],
         &["nexd", "proxy", "--udp-idle-timeout", "99ms"],
         &["nexd", "proxy", "--max-udp-flows", "0"],
+        &["nexd", "proxy", "--tunnel-threads", "0"],
+        &["nexd", "proxy", "--tunnel-threads", "65"],
         &["nexd", "proxy", "--max-udp-flows", "1048577"],
     ] {
         assert_eq!(parse(arguments).unwrap_err().exit_code(), 2, "{arguments:?}");

@@ -1,0 +1,175 @@
+//! One thread's part of a network: what others leave for it, and how it is woken.
+//!
+//! A network has one such part, or several, among which its peers are dealt out ([`placement`](super::placement)). A flow is the
+//! part's that has the peer of its destination.
+
+use crate::flow::Flow;
+use crate::health::{Latest, Wanted};
+use crate::network::lock;
+use crate::status::ShardStatus;
+use nexodus_netstack::Handover;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+/// What other threads may leave before they are refused: more than a turn takes.
+const MAX_POSTS: usize = 4096;
+const MAX_POST_BYTES: usize = 4 << 20;
+
+/// See the module.
+pub(crate) struct Shard {
+    /// Its number, from 0.
+    pub(crate) index: usize,
+    changed: AtomicBool,
+    /// Flows with something for the network thread to do; each at most once ([`Flow::queued`]).
+    work: Mutex<VecDeque<Arc<Flow>>>,
+    waker: OnceLock<mio::Waker>,
+    waking: AtomicBool,
+    /// See [`Self::work_here`].
+    visit: OnceLock<Visit>,
+    /// Relays whose end of stream waited for their filter; each once.
+    attached: Mutex<Vec<usize>>,
+    posts: Mutex<Posts>,
+    /// Health checks of destinations behind its peers.
+    pub(crate) checks: Latest<Wanted>,
+    pub(crate) status: Mutex<ShardStatus>,
+}
+
+/// What other threads of the network have handed over, and who.
+#[derive(Default)]
+struct Posts {
+    waiting: Vec<(usize, Handover)>,
+    bytes: usize,
+}
+
+impl Posts {
+    /// False: too much waits already.
+    fn add(&mut self, from: usize, handover: Handover) -> bool {
+        let room = self.waiting.len() < MAX_POSTS && self.bytes + handover.len() <= MAX_POST_BYTES;
+        if room {
+            self.bytes += handover.len();
+            self.waiting.push((from, handover));
+        }
+        room
+    }
+}
+
+/// Serves the work list on the calling thread; `false` when another thread is at it.
+pub(crate) type Visit = Box<dyn Fn() -> bool + Send + Sync>;
+
+impl Shard {
+    pub(super) fn new(index: usize) -> Self {
+        Self {
+            index,
+            changed: AtomicBool::new(true),
+            work: Mutex::default(),
+            waker: OnceLock::new(),
+            waking: AtomicBool::new(false),
+            visit: OnceLock::new(),
+            attached: Mutex::default(),
+            posts: Mutex::default(),
+            checks: Latest::default(),
+            status: Mutex::default(),
+        }
+    }
+
+    /// The network thread is about to wait on `waker`.
+    pub(crate) fn set_waker(&self, waker: mio::Waker) {
+        // Only ever set by the one thread of this shard.
+        let _ = self.waker.set(waker);
+    }
+
+    pub(crate) fn wake(&self) {
+        if !self.waking.swap(true, Ordering::AcqRel)
+            && let Some(waker) = self.waker.get()
+        {
+            // An eventfd write fails only when its counter overflows; then it is readable anyway.
+            let _ = waker.wake();
+        }
+    }
+
+    /// Network thread: from here on the next [`Self::wake`] wakes it again.
+    pub(crate) fn awake(&self) {
+        self.waking.store(false, Ordering::Release);
+    }
+
+    /// Has the network thread look at `flow`.
+    pub(super) fn work(&self, flow: &Arc<Flow>) {
+        if !flow.queued.swap(true, Ordering::AcqRel) {
+            lock(&self.work).push_back(flow.clone());
+            self.wake();
+        }
+    }
+
+    /// Has `flow` looked at on this thread, if the network's own sleeps: for what is little and urgent.
+    pub(super) fn work_here(&self, flow: &Arc<Flow>) {
+        if !flow.queued.swap(true, Ordering::AcqRel) {
+            lock(&self.work).push_back(flow.clone());
+            if !self.visit.get().is_some_and(|visit| visit()) {
+                self.wake();
+            }
+        }
+    }
+
+    /// How [`Self::work_here`] runs the network.
+    pub(crate) fn set_visit(&self, visit: Visit) {
+        // Only ever set by the one thread of this shard.
+        let _ = self.visit.set(visit);
+    }
+
+    /// Network thread: the flows with work, once each.
+    pub(crate) fn take_work(&self, into: &mut VecDeque<Arc<Flow>>) {
+        std::mem::swap(&mut *lock(&self.work), into);
+        for flow in &*into {
+            flow.queued.store(false, Ordering::Release);
+        }
+    }
+
+    /// The configuration has changed.
+    pub(super) fn changed(&self) {
+        self.changed.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Network thread: whether the configuration has changed since it asked last.
+    pub(super) fn take_changed(&self) -> bool {
+        self.changed.swap(false, Ordering::AcqRel)
+    }
+
+    /// Has the network thread look at a relay: its filter is there.
+    pub(super) fn relay_attached(&self, relay: usize) {
+        lock(&self.attached).push(relay);
+        self.wake();
+    }
+
+    /// Network thread: the relays whose filter has come.
+    pub(crate) fn take_attached(&self) -> Vec<usize> {
+        std::mem::take(&mut *lock(&self.attached))
+    }
+
+    /// Another thread of the network: something that is this one's to do. False: too much of that waits already.
+    pub(crate) fn post(&self, from: usize, handover: Handover) -> bool {
+        let taken = lock(&self.posts).add(from, handover);
+        self.wake();
+        taken
+    }
+
+    /// Network thread: what others have handed over, and their numbers.
+    pub(crate) fn take_posts(&self) -> Vec<(usize, Handover)> {
+        std::mem::take(&mut *lock(&self.posts)).waiting
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_fetches_is_bounded() {
+        for (len, most) in [(0, MAX_POSTS), (65_000, MAX_POST_BYTES / 65_000)] {
+            let mut posts = Posts::default();
+            let taken = (0..MAX_POSTS + 10).filter(|_| posts.add(0, Handover::Send(vec![0; len]))).count();
+            assert_eq!((taken, posts.waiting.len()), (most, most));
+        }
+    }
+}
