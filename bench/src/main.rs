@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod node;
+mod onetun;
 mod wan;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

@@ -2,16 +2,15 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use e2e::{Identity, Namespace, Node, Process, Products, WgPeer, connect, free_port};
+use e2e::{Identity, Namespace, Node, Products, WgPeer, connect, free_port};
 
 use super::service::{Service, answers};
 use super::udp::Datagrams;
-use crate::Result;
+use crate::{Result, onetun};
 
 /// Where the service listens, on every address of the far namespace.
 pub(super) const SERVICE: u16 = 9000;
@@ -141,7 +140,7 @@ impl<'a> World<'a> {
                 (Box::new(directory), local, envoy, first_byte)
             }
             Side::Onetun => {
-                let onetun = onetun(near, directory.path(), &near_id, &far_id, local, overlay)?;
+                let onetun = onetun::start(near, directory.path(), &near_id, &far_id, local, overlay)?;
                 let process = onetun.id();
                 (Box::new((onetun, directory)), local, process, wait_first_byte(near, local, start)?)
             }
@@ -184,23 +183,4 @@ fn room_for_connections(namespace: &Namespace) -> Result<()> {
         fs::write(settings.join("tcp_tw_reuse"), "1")?;
         Ok(())
     })
-}
-
-fn onetun(
-    near: &Namespace,
-    directory: &Path,
-    own: &Identity,
-    peer: &Identity,
-    local: SocketAddr,
-    overlay: SocketAddr,
-) -> Result<Process> {
-    let key = directory.join("key");
-    fs::write(&key, &own.private_key)?;
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
-    let mut command = near.command("onetun");
-    command.arg(format!("{local}:{overlay}:TCP,UDP")).arg("--private-key-file").arg(&key);
-    command.args(["--endpoint-public-key", &peer.public_key, "--log", "error"]);
-    command.arg("--endpoint-addr").arg(peer.endpoint.to_string());
-    command.arg("--source-peer-ip").arg(own.v4.to_string());
-    Ok(Process::start("onetun", &command, &directory.join("log")))
 }

@@ -1,5 +1,5 @@
 //! A namespace at one end of the link, with threads that send or take without end: through Linux's TCP, through
-//! `wireguard-go` on top, or through a node of ours.
+//! `wireguard-go` on top, through a node of ours, or through onetun.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -8,13 +8,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use e2e::{Identity, Namespace, Node, NodeBuilder, Products, WgPeer, run_ok};
+use e2e::{Identity, Namespace, Node, NodeBuilder, Process, Products, WgPeer, run_ok};
 use socket2::{Domain, Protocol, Socket, Type};
+use tempfile::TempDir;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
-use crate::Result;
+use crate::{Result, onetun};
 
 /// This kernel's default may be another, so it is asked for.
 const CONGESTION_CONTROL: &[u8] = b"cubic";
@@ -22,10 +23,17 @@ const CONGESTION_CONTROL: &[u8] = b"cubic";
 /// How soon a thread notices that the run is over.
 const NOTICE: Duration = Duration::from_millis(100);
 
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
+
 /// What stands between the programs and the link.
 enum Guest<'a> {
     WireguardGo(#[expect(dead_code, reason = "it runs as long as it is here")] WgPeer),
     Node(#[expect(dead_code, reason = "it runs as long as it is here")] Box<Node<'a>>),
+    Onetun(
+        #[expect(dead_code, reason = "it runs as long as it is here")] Process,
+        #[expect(dead_code, reason = "of the process")] TempDir,
+    ),
 }
 
 /// A namespace whose only way out is a TUN device. New for every run: Linux remembers paths (`tcp_metrics`).
@@ -77,8 +85,24 @@ impl<'a> Kernel<'a> {
         self.guest = Some(Guest::Node(Box::new(rules(node).start())));
     }
 
-    pub(super) const fn has_node(&self) -> bool {
-        matches!(self.guest, Some(Guest::Node(_)))
+    /// With onetun in it: what connects to `local` reaches `overlay`.
+    pub(super) fn add_onetun(
+        &mut self,
+        own: &Identity,
+        other: &Identity,
+        local: SocketAddrV4,
+        overlay: SocketAddrV4,
+    ) -> Result<()> {
+        let directory = tempfile::tempdir()?;
+        let process =
+            onetun::start(self.namespace, directory.path(), own, other, local.into(), overlay.into())?;
+        self.guest = Some(Guest::Onetun(process, directory));
+        Ok(())
+    }
+
+    /// Whether programs connect to a local port.
+    pub(super) const fn has_forwarder(&self) -> bool {
+        matches!(self.guest, Some(Guest::Node(_) | Guest::Onetun(..)))
     }
 
     pub(super) fn device(&self) -> BorrowedFd<'_> {
@@ -105,7 +129,7 @@ impl<'a> Kernel<'a> {
         let over = Arc::clone(&self.over);
         let socket = self.namespace.run(tcp_socket)?;
         self.threads.push(std::thread::spawn(move || {
-            socket.connect_timeout(&SocketAddr::from(to).into(), Duration::from_secs(10))?;
+            connect(&socket, to)?;
             let mut stream = TcpStream::from(socket);
             stream.set_write_timeout(Some(NOTICE))?;
             until(&over, || stream.write(&super::stack::CONTENT).map(drop))
@@ -156,6 +180,19 @@ impl Drop for Kernel<'_> {
         self.over.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             drop(thread.join());
+        }
+    }
+}
+
+/// Whoever listens may not do so yet.
+fn connect(socket: &Socket, to: SocketAddrV4) -> io::Result<()> {
+    let begin = Instant::now();
+    loop {
+        match socket.connect_timeout(&SocketAddr::from(to).into(), CONNECT) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && begin.elapsed() < CONNECT => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            outcome => return outcome,
         }
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn run(task: &Task, time: Duration, products: Option<&Products>) -> R
     };
     let [one, other] = Identity::several();
     let (one, other) = (one.at(LEFT[0]), other.at(RIGHT));
-    let namespace = |whose| matches!(whose, Whose::Linux | Whose::Node).then(Namespace::new);
+    let namespace = |whose| matches!(whose, Whose::Linux | Whose::Node | Whose::Onetun).then(Namespace::new);
     // They outlive the rig, whose processes and devices are in them.
     let namespaces: Vec<_> = senders.iter().map(|(whose, _)| namespace(*whose)).collect();
     let right_namespace = namespace(to);
@@ -108,7 +108,7 @@ fn rig<'a>(left: Vec<Host<'a>>, right: Host<'a>, path: Path, fault: Fault, seed:
 fn start(rig: &mut Rig<'_>, server: SocketAddrV4) -> Result<()> {
     for host in &mut rig.left {
         if let End::Kernel(kernel) = &mut host.end {
-            kernel.start_source(if kernel.has_node() { LOCAL } else { server })?;
+            kernel.start_source(if kernel.has_forwarder() { LOCAL } else { server })?;
         }
     }
     Ok(())
@@ -118,12 +118,14 @@ impl<'a> Place<'a> {
     fn sender(&self, server: SocketAddrV4, products: Option<&Products>) -> Result<Host<'a>> {
         let Some(mut kernel) = self.kernel()? else { return self.stack(Role::Source(server)) };
         if let Some((own, other)) = self.identities {
-            if self.whose == Whose::Node {
-                let products = products.ok_or("the programs of a node are missing")?;
-                let rule = format!("tcp:{PORT}:{}:{PORT},bind=127.0.0.1", other.v4);
-                kernel.add_node(products, own, other, |node| node.egress(rule));
-            } else {
-                kernel.add_wireguard(own, other);
+            match self.whose {
+                Whose::Node => {
+                    let products = products.ok_or("the programs of a node are missing")?;
+                    let rule = format!("tcp:{PORT}:{server},bind=127.0.0.1");
+                    kernel.add_node(products, own, other, |node| node.egress(rule));
+                }
+                Whose::Onetun => kernel.add_onetun(own, other, LOCAL, server)?,
+                Whose::Linux | Whose::Smoltcp | Whose::Ours => kernel.add_wireguard(own, other),
             }
         }
         Ok(self.host(End::Kernel(kernel)))

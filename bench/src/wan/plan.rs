@@ -41,9 +41,15 @@ impl Cell {
         match self {
             Self::Row(row, column) => {
                 let rate = expected(row.path, row.fault);
-                let rate = if column.from == Whose::Smoltcp { rate.min(SMOLTCP) } else { rate };
-                let around = match (column.wireguard, column.from == Whose::Node || column.to == Whose::Node)
-                {
+                let rate = if matches!(column.from, Whose::Smoltcp | Whose::Onetun) {
+                    rate.min(SMOLTCP)
+                } else {
+                    rate
+                };
+                let around = match (
+                    column.wireguard,
+                    [column.from, column.to].iter().any(|whose| matches!(whose, Whose::Node | Whose::Onetun)),
+                ) {
                     (false, _) => 1.0,
                     (true, false) => 2.0,
                     (true, true) => 2.5,
@@ -103,7 +109,8 @@ impl Choice<'_> {
             |column: &Column| self.columns.is_empty() || self.columns.iter().any(|name| name == column.name);
         let rows = all().into_iter().filter(|row| named(&row.name));
         let cells = rows.flat_map(|row| {
-            COLUMNS.into_iter().filter(chosen).map(move |column| Cell::Row(row.clone(), column))
+            let columns = COLUMNS.into_iter().filter(chosen).filter(|column| row.suits(column));
+            columns.map(|column| Cell::Row(row.clone(), column)).collect::<Vec<_>>()
         });
         let pairs = PAIRS.into_iter().filter(|pair| self.pairs && named(pair.name)).map(Cell::Pair);
         let cells: Vec<_> = cells.chain(pairs).collect();

@@ -28,6 +28,21 @@ const PATHS: [Path; 4] = [
     Path { rate_mbps: 1000, rtt_ms: 1 },
 ];
 
+/// For comparisons of whole programs, which have a tunnel.
+const TUNNEL_PATHS: [Path; 3] = [
+    Path { rate_mbps: 200, rtt_ms: 10 },
+    Path { rate_mbps: 200, rtt_ms: 40 },
+    Path { rate_mbps: 200, rtt_ms: 100 },
+];
+
+const TUNNEL_FAULTS: [(&str, Fault); 5] = [
+    ("clean", Fault::None),
+    ("loss 0.1%", Fault::Loss(0.001)),
+    ("loss 0.5%", Fault::Loss(0.005)),
+    ("loss 1%", Fault::Loss(0.01)),
+    ("loss 2%", Fault::Loss(0.02)),
+];
+
 const FAULTS: [(&str, Fault); 8] = [
     ("clean", Fault::None),
     ("loss 0.01%", Fault::Loss(0.0001)),
@@ -46,16 +61,28 @@ pub(super) struct Row {
     pub(super) name: String,
     pub(super) path: Path,
     pub(super) fault: Fault,
+    /// Whether only columns with a tunnel have it.
+    tunnel: bool,
+}
+
+impl Row {
+    fn new(path: Path, (fault_name, fault): (&str, Fault), tunnel: bool) -> Self {
+        let name = format!("{} Mbit/s, {} ms, {fault_name}", path.rate_mbps, path.rtt_ms);
+        Self { name, path, fault, tunnel }
+    }
+
+    /// Whether this column is measured on it.
+    pub(super) const fn suits(&self, column: &Column) -> bool {
+        column.wireguard || !self.tunnel
+    }
 }
 
 pub(super) fn all() -> Vec<Row> {
-    let rows = PATHS.iter().flat_map(|path| FAULTS.iter().map(move |fault| (path, fault)));
-    rows.map(|(path, (fault_name, fault))| Row {
-        name: format!("{} Mbit/s, {} ms, {fault_name}", path.rate_mbps, path.rtt_ms),
-        path: *path,
-        fault: *fault,
-    })
-    .collect()
+    let rows = |paths: &[Path], faults: &[(&str, Fault)], tunnel| {
+        let row = |path| faults.iter().map(move |fault| Row::new(path, *fault, tunnel));
+        paths.iter().copied().flat_map(row).collect::<Vec<_>>()
+    };
+    [rows(&PATHS, &FAULTS, false), rows(&TUNNEL_PATHS, &TUNNEL_FAULTS, true)].concat()
 }
 
 /// Whose TCP is at an end.
@@ -66,6 +93,8 @@ pub(super) enum Whose {
     Ours,
     /// Ours, with everything that a user has around it: Envoy and the module. Its programs speak to it over loopback.
     Node,
+    /// onetun's, which is smoltcp's, as a program.
+    Onetun,
 }
 
 /// Sender and receiver.
@@ -88,7 +117,7 @@ const fn tunnel(name: &'static str, from: Whose, to: Whose) -> Column {
 }
 
 /// The first of those without a tunnel, and of those with one, is the reference of the others.
-pub(super) const COLUMNS: [Column; 10] = [
+pub(super) const COLUMNS: [Column; 11] = [
     column("linux_to_linux", Whose::Linux, Whose::Linux),
     column("ours_to_linux", Whose::Ours, Whose::Linux),
     column("linux_to_ours", Whose::Linux, Whose::Ours),
@@ -99,6 +128,7 @@ pub(super) const COLUMNS: [Column; 10] = [
     tunnel("wireguard_linux_to_ours", Whose::Linux, Whose::Ours),
     tunnel("wireguard_node_to_linux", Whose::Node, Whose::Linux),
     tunnel("wireguard_linux_to_node", Whose::Linux, Whose::Node),
+    tunnel("wireguard_onetun_to_linux", Whose::Onetun, Whose::Linux),
 ];
 
 /// Two senders to one Linux, through one queue.
