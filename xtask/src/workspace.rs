@@ -5,9 +5,11 @@ use std::process::Command;
 
 use crate::Result;
 
-/// The repository's top directory.
+/// The repository's top directory. Cargo tells at run time: with a target directory for several work trees, this program may
+/// have been built in another one.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_path_buf()
+    let own = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&own).parent().unwrap_or(Path::new(".")).to_path_buf()
 }
 
 /// Cargo's target directory: this program runs as `<target>/debug/xtask`, wherever the user's configuration puts it.
