@@ -24,6 +24,8 @@ struct Arguments {
 enum Bench {
     /// The whole node beside wireguard-go and onetun, between two namespaces.
     Node(node::Arguments),
+    /// Where our node's Envoy spends its time, in the same namespaces.
+    Profile(node::ProfileArguments),
     /// What `node` starts as a process of its own.
     #[command(hide = true)]
     Hold(node::Hold),
@@ -34,6 +36,7 @@ enum Bench {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().bench {
         Bench::Node(arguments) => node::run(&arguments),
+        Bench::Profile(arguments) => node::profile(&arguments),
         Bench::Hold(arguments) => node::hold(&arguments),
         Bench::Wan(arguments) => wan::run(&arguments),
     };

@@ -17,7 +17,7 @@ const IN_MEMORY: &[(&str, &str)] = &[
 const IN_SUMMARY: &str = "netstack_vs_ring";
 
 /// Those that need a rig: subcommands of the `bench` program.
-const RIGS: &[&str] = &["node", "wan"];
+const RIGS: &[&str] = &["node", "profile", "wan"];
 
 /// `arguments`: the name of a benchmark and what is for it; none for all that need no rig.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {

@@ -17,6 +17,7 @@ mod bulk;
 mod idle;
 mod machine;
 mod meter;
+mod profile;
 mod report;
 mod rules;
 mod samples;
@@ -28,6 +29,7 @@ mod threads;
 mod udp;
 mod world;
 
+pub(crate) use profile::{Arguments as ProfileArguments, run as profile};
 use report::Report;
 use samples::Figure;
 use world::{Cable, Side, World};
