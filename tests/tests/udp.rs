@@ -2,11 +2,13 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::time::Duration;
 
 use e2e::{
     Identity, MAX_DATAGRAM, Namespace, Node, UdpClient, UdpServer, WgPeer, eventually, free_ports,
     ipv6_loopback, namespaces, need, products,
 };
+use quinn_udp::{Transmit, UdpSocketState};
 
 #[test]
 fn datagrams_travel_in_every_combination_of_address_families() {
@@ -57,6 +59,45 @@ fn a_datagram_of_any_size_arrives_whole_and_its_flow_keeps_its_source() {
         assert!(answer == payload, "{size} bytes became {}", answer.len());
     }
     eventually("one flow for one client", || egress.number("udp_flows_connected") == 1);
+}
+
+/// Programs that send much, such as those that speak QUIC, give the kernel many datagrams at once (GSO). So does the module.
+#[test]
+fn datagrams_that_are_sent_together_arrive_one_by_one() {
+    const COUNT: usize = 40;
+    let products = need!(products());
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    server.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    let target = server.local_addr().expect("bound");
+    let [one, two] = Identity::several();
+    let mut ingress = Node::with(&products, &one).peer(&two).ingress(format!("udp:42:{target}")).build();
+    ingress.launch();
+    let [port] = free_ports();
+    let _egress = Node::with(&products, &two).peer(&one).egress(format!("udp:{port}:{}:42", one.v4)).start();
+    ingress.wait_ready();
+
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let state = UdpSocketState::new((&client).into()).expect("a socket");
+    // Blocking reads and writes suit a test; quinn-udp made the socket another one.
+    client.set_nonblocking(false).expect("a blocking socket");
+    let send = |contents: &[u8], size| {
+        let destination = (Ipv4Addr::LOCALHOST, port).into();
+        let segment_size = (contents.len() > size).then_some(size);
+        let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
+        state.try_send((&client).into(), &transmit).expect("sent");
+    };
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    // The handshake is over, and there is a flow.
+    send(b"first", 5);
+    assert_eq!(server.recv(&mut buffer).expect("a datagram"), 5);
+    for size in [100, 1200, 1372] {
+        let sent: Vec<Vec<u8>> = (1..=COUNT).map(|n| vec![u8::try_from(n).expect("small"); size]).collect();
+        send(&sent.concat(), size);
+        for expected in &sent {
+            let length = server.recv(&mut buffer).expect("a datagram");
+            assert!(buffer[..length] == **expected, "{length} bytes for {size}");
+        }
+    }
 }
 
 #[test]

@@ -166,7 +166,7 @@ impl Loopback {
             // Each worker has a socket of its own, and the kernel spreads the clients over them.
             enable_reuse_port: Some(BoolValue { value: true }),
             udp_listener_config: Some(UdpListenerConfig {
-                downstream_socket_config: Some(large_datagrams()),
+                downstream_socket_config: Some(large_datagrams(true)),
                 ..Default::default()
             }),
             listener_filters,
@@ -180,7 +180,7 @@ fn udp_proxy(name: &str, idle_timeout: Duration) -> UdpProxyConfig {
         stat_prefix: name.to_owned(),
         route_specifier: Some(RouteSpecifier::Matcher(always(name))),
         idle_timeout: Some(duration(idle_timeout)),
-        upstream_socket_config: Some(large_datagrams()),
+        upstream_socket_config: Some(large_datagrams(false)),
         ..Default::default()
     }
 }
@@ -228,11 +228,13 @@ fn always(cluster: &str) -> Matcher {
     Matcher { on_no_match: Some(Box::new(on_match)), matcher_type: None }
 }
 
-fn large_datagrams() -> UdpSocketConfig {
+/// A listener has to take datagrams apart that the kernel has put together (`prefer_gro`): Envoy has it do so on every UDP
+/// listener, and what a sender gave to its kernel in one piece would go on as one large datagram. The sockets towards a
+/// destination do not have it, and lose less so.
+fn large_datagrams(prefer_gro: bool) -> UdpSocketConfig {
     UdpSocketConfig {
         max_rx_datagram_size: Some(UInt64Value { value: MAX_DATAGRAM }),
-        // It needs the datagram size to be Envoy's default.
-        prefer_gro: Some(BoolValue { value: false }),
+        prefer_gro: Some(BoolValue { value: prefer_gro }),
     }
 }
 
