@@ -34,7 +34,7 @@ impl EgressFilterConfig {
             for warning in &loaded.warnings {
                 envoy_log_info!("network {}: {}", config.network, warning);
             }
-            network.set_peers(loaded.peers);
+            network.set_peers(loaded.peers)?;
         }
         network.set_udp_relays(&config.udp_relays);
         Ok(Self { network })

@@ -14,7 +14,8 @@ use crate::health::{Check, HealthBoard, SessionId, Wanted};
 use crate::ingress::IngressLink;
 use crate::pings::{Echo, Pings, Report, TooMany};
 use crate::status::{Counts, NetworkStatus};
-pub(crate) use desired::{Desired, Placed, listener};
+pub(crate) use desired::{Desired, OwnPeer, Placed, listener};
+use envoy_config::PublicKey;
 use nexodus_netstack::AllowedIps;
 use placement::Placement;
 pub(crate) use shard::Shard;
@@ -53,6 +54,7 @@ pub(crate) enum Phase {
 /// See the module.
 pub(crate) struct Network {
     pub(crate) name: String,
+    public_key: PublicKey,
     /// Its own addresses in the overlay.
     addresses: Vec<IpAddr>,
     pub(crate) queued_bytes: Arc<QueueBudget>,
@@ -79,9 +81,10 @@ pub(crate) struct Network {
 
 impl Network {
     /// Registers a network that the bootstrap names.
-    pub(crate) fn register(config: &envoy_config::Network) -> Arc<Self> {
+    pub(crate) fn register(config: &envoy_config::Network) -> Result<Arc<Self>, OwnPeer> {
         let network = Arc::new(Self {
             name: config.name.clone(),
+            public_key: config.public_key,
             addresses: config.addresses.iter().map(|net| net.addr()).collect(),
             queued_bytes: Arc::new(QueueBudget::new(config.limits.buffer_bytes)),
             phase: AtomicU8::new(Phase::Configured as u8),
@@ -100,9 +103,9 @@ impl Network {
             failures: Failures::default(),
             status: Mutex::default(),
         });
-        network.set_peers(config.peers.clone());
+        network.set_peers(config.peers.clone())?;
         lock(&NETWORKS).insert(config.name.clone(), network.clone());
-        network
+        Ok(network)
     }
 
     pub(crate) fn find(name: &str) -> Result<Arc<Self>, UnknownNetwork> {
@@ -207,6 +210,9 @@ impl Network {
             status.counts.push(part.counts);
             if shard.index == 0 {
                 (status.listeners, status.udp_listeners) = (part.listeners, part.udp_listeners);
+            } else {
+                // What every thread listens on.
+                status.listeners.retain(|local| part.listeners.contains(local));
             }
         }
         let (health_checks, health_checks_failed) = self.health.counts();
@@ -230,7 +236,10 @@ impl Network {
             Phase::Configured | Phase::Running => {
                 let session = check.session;
                 let place = check.destinations.front().map_or(0, |to| self.shard_of(to.ip()));
-                self.want_no_check(session, |shard| shard != place);
+                // The endpoint's destination may have been another shard's before.
+                for shard in self.shards.iter().filter(|shard| shard.index != place) {
+                    shard.checks.set(session, Wanted::Nothing);
+                }
                 self.shards[place].checks.set(session, Wanted::Check(check));
                 self.shards[place].wake();
             }
@@ -241,15 +250,10 @@ impl Network {
     /// Has the network thread give up the check of an endpoint, if there is one.
     pub(crate) fn end_check(&self, session: SessionId) {
         if matches!(self.phase(), Phase::Configured | Phase::Running) {
-            self.want_no_check(session, |_| true);
-        }
-    }
-
-    /// The endpoint's destination may have been another shard's before.
-    fn want_no_check(&self, session: SessionId, of: impl Fn(usize) -> bool) {
-        for shard in self.shards.iter().filter(|shard| of(shard.index)) {
-            shard.checks.set(session, Wanted::Nothing);
-            shard.wake();
+            for shard in &self.shards {
+                shard.checks.set(session, Wanted::Nothing);
+                shard.wake();
+            }
         }
     }
 

@@ -40,7 +40,7 @@ impl TunnelExtensionConfig {
             for warning in &loaded.warnings {
                 envoy_log_info!("network {}: {}", loaded.name, warning);
             }
-            let network = Network::register(&loaded);
+            let network = Network::register(&loaded)?;
             metrics.push(Metrics::define(envoy, network.clone())?);
             prepared.push((network, loaded));
         }

@@ -326,6 +326,16 @@ fn ingress_names_are_looked_up_by_envoy_and_every_address_has_its_share() {
 
 #[test]
 fn a_static_destination_may_be_a_name() {
+    static_name(1);
+}
+
+/// The peers are on different threads: of two addresses, the second is another thread's.
+#[test]
+fn a_static_name_may_have_addresses_behind_peers_of_several_threads() {
+    static_name(2);
+}
+
+fn static_name(threads: usize) {
     let mut products = need!(products());
     need!(mounts());
     let server = Server::local(http("by name"));
@@ -338,8 +348,8 @@ fn a_static_destination_may_be_a_name() {
         .ingress(format!("udp:53:{}", udp_server("by name")))
         .start();
 
-    let place = Place::new(&one, &two);
-    let config = fs::read_to_string(place.path("wg0.conf")).expect("a file") + &absent.peer_section();
+    let place = Place::new(&one, &absent);
+    let config = fs::read_to_string(place.path("wg0.conf")).expect("a file") + &two.peer_section();
     fs::write(place.path("wg0.conf"), config).expect("a file");
     let port = free_port();
     let listen = format!("address: 127.0.0.1, port_value: {port}");
@@ -347,7 +357,10 @@ fn a_static_destination_may_be_a_name() {
     let filter = "terminal_filter: true\n          filter_config:\n            \"@type\": type.googleapis.com/google.protobuf.Struct\n            value: {network: default";
     let with_relay =
         format!("{filter}, udp_relays: [{{relay: \"127.0.0.1:{relay}\", destination: \"web.overlay:53\"}}]");
+    let wg_config = format!("wg_config_file: {}", place.path("wg0.conf"));
+    let with_threads = format!("{wg_config}\n          limits: {{threads: {threads}}}");
     let edits = [
+        (wg_config.as_str(), with_threads.as_str()),
         (filter, with_relay.as_str()),
         ("address: 127.0.0.1, port_value: 8080", listen.as_str()),
         ("endpoint_id: \"100.64.0.2:8080\"", "endpoint_id: \"web.overlay:443\""),

@@ -1,6 +1,7 @@
 //! A node whose peers are spread over several threads (`--tunnel-threads`).
 
-use std::io::Write;
+use std::fs;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown};
 
 use e2e::{
@@ -76,6 +77,17 @@ impl Star {
     }
 }
 
+/// The names of the threads that encrypt, of which Linux keeps 15 bytes.
+fn tunnel_threads(node: &Node<'_>) -> Vec<String> {
+    let envoy = node.envoy_id().expect("a running Envoy");
+    let threads = fs::read_dir(format!("/proc/{envoy}/task")).expect("a process");
+    let name = |thread: io::Result<fs::DirEntry>| fs::read_to_string(thread.ok()?.path().join("comm")).ok();
+    let mut names: Vec<_> = threads.filter_map(name).map(|name| name.trim_end().to_owned()).collect();
+    names.retain(|name| name.starts_with("nexodus"));
+    names.sort();
+    names
+}
+
 fn ask(port: u16, question: &[u8]) -> String {
     UdpClient::of((Ipv4Addr::LOCALHOST, port)).ask_text(question).expect("an answer")
 }
@@ -106,6 +118,9 @@ fn every_peer_is_reached_and_reaches_the_node_whichever_thread_has_it() {
         hub.number("flows_connected") == 4 && hub.number("flows_accepted") == 4
     });
     assert_eq!((hub.number("udp_flows_connected"), hub.number("udp_flows_accepted")), (4, 4));
+    // Datagrams are the first thread's, and go through that of the peer.
+    assert!(hub.number("handed_over") > 8, "{}", hub.number("handed_over"));
+    assert_eq!(tunnel_threads(&hub), ["nexodus1:defaul", "nexodus2:defaul", "nexodus:default"]);
     for drop in ["drop_unknown_peer", "drop_bad_source", "drop_handover_full", "drop_no_session"] {
         assert_eq!(hub.number(drop), 0, "{drop}");
     }
@@ -145,7 +160,7 @@ fn tcp_stays_on_the_thread_of_its_peer() {
                 send(&client, seed, 32 * MIB).expect("sent");
                 client.shutdown(Shutdown::Write).expect("an open connection");
                 let mut report = String::new();
-                std::io::Read::read_to_string(&mut client, &mut report).expect("the reply");
+                client.read_to_string(&mut report).expect("the reply");
                 assert_eq!(report, (32 * MIB).to_string());
             });
         }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use crate::Stats;
 
-/// Bounds of what waits to be fetched: more than a driver leaves there at once.
+/// Bounds of what waits to be fetched: more than the datagrams of one system call.
 const MAX_COUNT: usize = 4096;
 const MAX_BYTES: usize = 4 << 20;
 

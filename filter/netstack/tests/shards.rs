@@ -5,7 +5,9 @@ mod sim;
 
 use std::net::SocketAddr;
 
-use nexodus_netstack::{CloseReason, Config, ConfigError, Event, Limits, Netstack, PeerConfig, Shard, Stats};
+use nexodus_netstack::{
+    CloseReason, Config, ConfigError, Event, Handover, Limits, Netstack, PeerConfig, Shard, Stats,
+};
 use sim::raw::{Raw, ip};
 use sim::{App, Link, START, World, config, pattern, peer, secs, v4, v6};
 
@@ -170,10 +172,16 @@ fn nobody_speaks_for_a_peer_of_another_stack() {
     assert!(world.nodes[0].events.is_empty());
     // Handed over all the same, it would not be taken.
     let before = world.nodes[0].stack.stats().bad_source;
-    let forged = nexodus_netstack::Handover::Received(ip(v4(0), 17, &[0, 1, 0, 53, 0, 8, 0, 0]));
+    let mut forged = ip(v4(0), 17, &[0, 1, 0, 53, 0, 8, 0, 0]);
+    forged[12..16].copy_from_slice(&[100, 64, 0, 2]);
     let now = world.now;
-    world.nodes[0].stack.handle_handover(now, 1, forged);
+    world.nodes[0].stack.handle_handover(now, 1, Handover::Received(forged.clone()));
     assert_eq!(world.nodes[0].stack.stats().bad_source, before + 1);
+    // From the stack that has that peer, it would be.
+    forged[15] = 3;
+    world.nodes[0].stack.handle_handover(now, 1, Handover::Received(forged));
+    assert_eq!(world.nodes[0].stack.stats().bad_source, before + 1);
+    assert_eq!(world.nodes[0].stack.stats().udp_flows_accepted, 1);
 }
 
 #[test]
@@ -188,14 +196,15 @@ fn what_is_said_about_tcp_stays() {
     assert_eq!(raw.stack.poll_event(), Some(Event::Closed { flow, reason: CloseReason::Unreachable }));
     assert_eq!(raw.stack.poll_handover(), None);
     // Of a fragmented datagram, the whole is handed over.
-    let mut piece = ip(v4(1), 17, &[7; 16]);
+    let mut piece = ip(v4(1), 17, &[0, 7, 0, 53, 0, 32, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
     piece[6] = 0x20;
     raw.send(&piece);
     assert_eq!(raw.stack.poll_handover(), None);
     let mut piece = ip(v4(1), 17, &[8; 16]);
     piece[7] = 2;
     raw.send(&piece);
-    assert_eq!(raw.stack.stats().bad_checksum, 1);
+    let Some((0, Handover::Received(whole))) = raw.stack.poll_handover() else { unreachable!("handed over") };
+    assert_eq!((whole.len(), &whole[28..36]), (52, &[1, 2, 3, 4, 5, 6, 7, 8][..]));
 }
 
 #[test]
@@ -220,6 +229,36 @@ fn a_peer_that_stays_keeps_its_session_and_one_that_goes_is_unknown_to_all() {
     }
     assert_eq!(sum(&world, |stats| stats.handshakes), handshakes);
     assert!(sum(&world, |stats| stats.unknown_peer) > 0);
+}
+
+#[test]
+fn flows_to_an_address_that_moves_to_another_stack_end_at_once() {
+    let mut world = world(2, Link::default());
+    for place in COUNT..COUNT + 2 {
+        world.serve_at(place, 80, App::echo());
+    }
+    let open = world.connect_to(0, SocketAddr::new(v4(1), 80), App::idle());
+    let stays = world.connect_to(1, SocketAddr::new(v4(2), 80), App::idle());
+    world.run(secs(1));
+    world.wire.dead = vec![sim::udp(1)];
+    let opening = world.connect_to(0, SocketAddr::new(v6(1), 80), App::idle());
+    // Peer 2 has all addresses of peer 1.
+    let mut peers = dealt(2);
+    let addresses = peers.remove(0).allowed_ips;
+    peers[0].allowed_ips.extend(addresses);
+    let now = world.now;
+    for index in 0..COUNT {
+        world.nodes[index].stack.set_peers(now, peers.clone()).unwrap();
+    }
+    world.run(secs(1));
+    assert_eq!(world.nodes[0].closed.get(&open), Some(&CloseReason::Reset));
+    assert_eq!(world.nodes[0].closed.get(&opening), Some(&CloseReason::Unreachable));
+    assert_eq!((world.nodes[1].closed.get(&stays), world.nodes[0].stack.stats().flows), (None, 0));
+    // What one stack still believes to be another's is not handed back.
+    let datagram = ip(v4(1), 17, &[0, 1, 0, 53, 0, 8, 0, 0]);
+    let now = world.now;
+    world.nodes[0].stack.handle_handover(now, 2, Handover::Send(datagram));
+    assert_eq!((world.nodes[0].stack.poll_handover(), world.nodes[0].stack.stats().unroutable), (None, 1));
 }
 
 #[test]

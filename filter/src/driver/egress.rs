@@ -3,6 +3,7 @@
 use super::{Driver, Owner};
 use crate::flow::{Flow, FlowState};
 use crate::greeting::Outcome;
+use crate::network::Phase;
 use bytes::Bytes;
 use nexodus_netstack::{CloseReason, ConnectError, Event, FlowId, Instant, Netstack};
 use std::collections::VecDeque;
@@ -55,13 +56,15 @@ impl Driver {
         while let Some(destination) = state.destinations.pop_front() {
             if let Some(shard) = self.elsewhere(destination) {
                 state.destinations.push_front(destination);
+                // There may have been an attempt here before.
+                state.network_side = FlowState::New;
                 drop(state);
-                flow.set_shard(shard);
-                self.network.work(flow);
+                self.pass_on(flow, shard);
                 return;
             }
             match self.stack.connect(now, destination) {
                 Ok(id) => {
+                    flow.set_shard(self.shard.index);
                     state.network_side = FlowState::Open(id);
                     if !state.destinations.is_empty() {
                         self.limit_attempt(now, id);
@@ -78,6 +81,16 @@ impl Driver {
             state.outcome = Some(outcome);
             state.wake_worker();
             self.stats.egress_failed += 1;
+        }
+    }
+
+    /// Leaves a flow, which is not open here, to another thread of the network.
+    fn pass_on(&self, flow: &Arc<Flow>, shard: usize) {
+        flow.set_shard(shard);
+        self.network.work(flow);
+        // That one may have ended, and looks no more.
+        if self.network.phase() != Phase::Running {
+            network_down(flow);
         }
     }
 

@@ -220,6 +220,8 @@ impl Driver {
                 return Ok(false);
             }
             self.stats.udp_receives += 1;
+            // Each system call can bring as much as waits for other threads at most.
+            self.hand_over();
         }
         Ok(true)
     }

@@ -21,6 +21,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// Room for some datagrams of the largest size, in fragments.
+const MIN_REASSEMBLY: usize = 512 << 10;
+
 /// Opens the network's port and starts its threads.
 ///
 /// # Errors
@@ -80,7 +83,7 @@ fn prepare(
                 max_flows: config.limits.max_flows.div_ceil(count),
                 max_time_wait: defaults.max_time_wait.div_ceil(count),
                 buffer_bytes: config.limits.buffer_bytes.div_ceil(count),
-                reassembly_bytes: defaults.reassembly_bytes.div_ceil(count),
+                reassembly_bytes: defaults.reassembly_bytes.div_ceil(count).max(MIN_REASSEMBLY),
                 max_udp_flows: config.limits.max_udp_flows,
                 udp_idle: config.limits.udp_idle(),
                 ..defaults
@@ -179,7 +182,8 @@ fn turns(network: &Network, shard: &Shard, driver: &Mutex<Driver>, mut poll: Pol
 /// Runs the network on this thread, for what is in its work list; `false` when it runs already, or has failed.
 fn visit(driver: &Mutex<Driver>) -> bool {
     let Ok(mut driver) = driver.try_lock() else { return false };
-    if driver.network.phase() != Phase::Running {
+    // The thread reads what has changed, before anybody relies on it.
+    if driver.network.phase() != Phase::Running || driver.shard.is_changed() {
         return false;
     }
     let _wake = WakeIfPanicking(driver.shard.clone());

@@ -1,8 +1,8 @@
 //! What the configuration asks of a network: Envoy's callbacks say it, the network thread reads it when it runs.
 
-use super::{Network, Shard, lock};
-use envoy_config::{Destination, Peer, UdpRelay};
-use nexodus_netstack::{AllowedIps, Local};
+use super::{Network, Shard, lock, placement};
+use envoy_config::{Destination, Peer, PublicKey, UdpRelay};
+use nexodus_netstack::Local;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -26,17 +26,24 @@ pub(crate) struct Desired {
 pub(crate) type Placed = (Peer, usize);
 
 impl Network {
-    pub(crate) fn set_peers(&self, peers: Vec<Peer>) {
+    /// Replaces the peers.
+    ///
+    /// # Errors
+    /// [`OwnPeer`], and nothing is changed.
+    pub(crate) fn set_peers(&self, peers: Vec<Peer>) -> Result<(), OwnPeer> {
+        if peers.iter().any(|peer| peer.public_key == self.public_key) {
+            return Err(OwnPeer { public_key: self.public_key, network: self.name.clone() });
+        }
         let mut desired = lock(&self.desired);
         let peers = lock(&self.placement).place(peers, self.shards.len());
-        let mut routes = AllowedIps::default();
-        for (peer, shard) in &peers {
-            peer.allowed_ips.iter().for_each(|net| routes.insert(*net, *shard));
-        }
-        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
+        // Whoever goes by the new routes finds threads that know of the change.
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        *routes = placement::routes(&peers);
         desired.peers = Arc::new(peers);
         drop(desired);
         self.changed();
+        drop(routes);
+        Ok(())
     }
 
     /// The peers, each with the number of its shard.
@@ -126,6 +133,14 @@ fn remove_generation<K: Ord, V>(map: &mut BTreeMap<K, (u64, V)>, key: &K, genera
 /// Of what is listened on, what stands for a local address and port: one address comes before all.
 pub(crate) fn listener<V>(listeners: &BTreeMap<Local, V>, local: SocketAddr) -> Option<&V> {
     listeners.get(&local.into()).or_else(|| listeners.get(&local.port().into()))
+}
+
+/// A list of peers has the node itself in it.
+#[derive(Debug, thiserror::Error)]
+#[error("peer {public_key} is the node itself in network {network:?}: leave it out of the list")]
+pub(crate) struct OwnPeer {
+    public_key: PublicKey,
+    network: String,
 }
 
 /// A listener's configuration names an address that nothing in the overlay arrives at.

@@ -138,7 +138,8 @@ impl Netstack {
     }
 
     /// Replaces the set of peers. A peer that stays (same public and preshared key) keeps its sessions, and the endpoint it
-    /// roamed to unless the configured one changed.
+    /// roamed to unless the configured one changed. With several stacks, a flow to an address that is another stack's now ends: `Closed`
+    /// with `Reset`, or `Unreachable` while it opens.
     ///
     /// # Errors
     /// When the list contradicts itself; nothing is changed then.
@@ -146,6 +147,9 @@ impl Netstack {
         self.advance(now);
         self.run = None;
         self.wireguard.set_peers(self.now, peers, &mut self.stats)?;
+        if self.shard.count > 1 {
+            self.end_moved_flows();
+        }
         self.tcp.unpark_all();
         // Routes have changed, and the id of a peer that is gone may name another one.
         for peer in self.waiting_datagrams.peers() {

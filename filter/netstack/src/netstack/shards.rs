@@ -1,6 +1,6 @@
 //! What this stack and the others of its interface do for each other.
 
-use super::Netstack;
+use super::{Netstack, Route};
 use crate::ip::{self, Packet, icmp};
 use crate::wireguard::{Datagram, Place};
 use crate::{Handover, Instant};
@@ -20,13 +20,31 @@ impl Netstack {
             }
             Handover::Received(packet) => self.receive(Some(Place::There(from)), &packet),
             Handover::Send(packet) => {
-                self.datagrams.push(packet, &mut self.stats);
+                // While peers change, the stacks may not agree for a moment; what is theirs is not sent to and fro.
+                let destination = Packet::parse(&packet).map(|packet| packet.destination);
+                match destination.ok().and_then(|destination| self.route(destination)) {
+                    Some(Route::Peer(_)) => {
+                        self.datagrams.push(packet, &mut self.stats);
+                    }
+                    _ => self.stats.unroutable += 1,
+                }
             }
         }
     }
 
     pub(super) fn hand_over(&mut self, shard: usize, what: Handover) {
         self.handovers.push(shard, what, &mut self.stats);
+    }
+
+    /// Ends the flows whose remote end is a peer's of another stack now: the answers come there.
+    pub(super) fn end_moved_flows(&mut self) {
+        for flow in self.tcp.flows() {
+            let remote = self.tcp.remote(flow);
+            if let Some(Route::Elsewhere(_)) = remote.and_then(|remote| self.route(remote)) {
+                let (tcp, mut cx) = self.tcp();
+                tcp.moved(&mut cx, flow);
+            }
+        }
     }
 
     /// Whether the packet is for this stack: TCP is, and what is said about it.

@@ -161,6 +161,13 @@ impl Tcp {
         }
     }
 
+    /// The flow's way is another stack's now.
+    pub(crate) fn moved(&mut self, cx: &mut Context<'_>, id: FlowId) {
+        let Some(flow) = self.flow(id).filter(|flow| flow.engine().is_some()) else { return };
+        let reason = if flow.established { CloseReason::Reset } else { CloseReason::Unreachable };
+        self.end(cx, id, reason);
+    }
+
     /// An ICMP message says that a segment of this flow could not be delivered.
     pub(crate) fn unreachable(&mut self, cx: &mut Context<'_>, tuple: super::Tuple, seq: u32) {
         let Some(super::table::Entry::Flow(id)) = self.table.get(tuple) else { return };

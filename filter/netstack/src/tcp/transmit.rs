@@ -98,17 +98,15 @@ impl Tcp {
         for peer in peers {
             self.unpark(peer);
         }
-        let all: Vec<FlowId> = self
-            .flows
-            .iter()
-            .map(|(index, flow)| FlowId {
-                index: u32::try_from(index).unwrap_or(u32::MAX),
-                generation: flow.generation,
-            })
-            .collect();
-        for id in all {
+        for id in self.flows() {
             self.make_ready(id);
         }
+    }
+
+    /// All there are.
+    pub(crate) fn flows(&self) -> Vec<FlowId> {
+        let id = |index, generation| FlowId { index: u32::try_from(index).unwrap_or(u32::MAX), generation };
+        self.flows.iter().map(|(index, flow)| id(index, flow.generation)).collect()
     }
 
     pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {

@@ -1,7 +1,7 @@
 //! Allowed IPs: which peer an overlay address belongs to (cryptokey routing, WireGuard paper section 2).
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -30,6 +30,19 @@ impl<T: Copy> AllowedIps<T> {
             IpNet::V4(net) => table(&mut self.v4, len).insert(net.addr().to_bits(), owner),
             IpNet::V6(net) => table(&mut self.v6, len).insert(net.addr().to_bits(), owner),
         };
+    }
+
+    /// The owner of exactly this network.
+    #[must_use]
+    pub fn get(&self, net: IpNet) -> Option<T> {
+        fn find<K: Eq + Hash, T: Copy>(tables: &[(u8, Map<K, T>)], len: u8, key: K) -> Option<T> {
+            tables.iter().find(|(other, _)| *other == len)?.1.get(&key).copied()
+        }
+        let len = net.prefix_len();
+        match net.trunc() {
+            IpNet::V4(net) => find(&self.v4, len, net.addr().to_bits()),
+            IpNet::V6(net) => find(&self.v6, len, net.addr().to_bits()),
+        }
     }
 
     /// The owner of the longest network that holds the address.
@@ -94,6 +107,11 @@ mod tests {
         assert_eq!(lookup(&table, "fd00::1"), Some(6));
         table.insert("10.1.2.3/16".parse().unwrap(), 7);
         assert_eq!(lookup(&table, "10.1.9.9"), Some(7));
+        let exactly = |net: &str| table.get(net.parse().unwrap());
+        assert_eq!(
+            (exactly("10.1.0.9/16"), exactly("fd00::/64"), exactly("10.1.2.3/31")),
+            (Some(7), Some(6), None)
+        );
         assert_eq!(lookup(&AllowedIps::default(), "10.0.0.1"), None);
     }
 }

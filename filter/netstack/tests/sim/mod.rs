@@ -198,8 +198,12 @@ impl World {
 
     /// Node 1 listens on `port` and serves accepted flows as `app` says.
     pub fn serve(&mut self, port: u16, app: App) {
-        self.nodes[1].stack.listen(port);
-        self.nodes[1].server = Some(app);
+        self.serve_at(1, port, app);
+    }
+
+    pub fn serve_at(&mut self, node: usize, port: u16, app: App) {
+        self.nodes[node].stack.listen(port);
+        self.nodes[node].server = Some(app);
     }
 
     /// Opens a flow from node 0 to node 1.
