@@ -84,13 +84,18 @@ fn record(process: u32, time: Duration, samples: &Path) -> Result<()> {
     perf(&mut command).map(drop)
 }
 
-/// The lines of perf's report without what is around them.
+/// The lines of perf's report without what is around them, columns without content included.
 fn report(samples: &Path, sort: &str) -> Result<String> {
     let mut command = Command::new("perf");
     command.args(["report", "--stdio", "--no-inline", "--percent-limit", LEAST, "--sort", sort, "--input"]);
     let text = perf(command.arg(samples))?;
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    Ok(lines.map(|line| format!("{}\n", line.trim_end())).collect())
+    let line = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().filter(|word| *word != "-").collect();
+        let (percent, what) = words.split_first().unwrap_or((&"", &[]));
+        format!("{percent:>8}  {}\n", what.join(" "))
+    };
+    Ok(lines.map(line).collect())
 }
 
 fn perf(command: &mut Command) -> Result<String> {

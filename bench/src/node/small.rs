@@ -31,19 +31,29 @@ pub(super) fn pingpong(world: &World, time: Duration) -> Result<Vec<Figure>> {
         let mut stream = connect(world.target)?;
         stream.set_nodelay(true)?;
         stream.write_all(&[ECHO])?;
-        repeat(&mut stream, WARM_UP)?;
-        repeat(&mut stream, time)
+        let mut numbers = (1..=u8::MAX).cycle();
+        repeat(&mut stream, &mut numbers, WARM_UP)?;
+        repeat(&mut stream, &mut numbers, time)
     })?;
     let [p50, p99] = percentiles(&mut latencies);
     Ok(vec![Figure::new("pingpong_p50", "us", p50), Figure::new("pingpong_p99", "us", p99)])
 }
 
-fn repeat(stream: &mut StdStream, time: Duration) -> Result<Vec<Duration>> {
+/// An answer that is another byte than the one just sent is that to an earlier one: something repeats what it carries.
+fn repeat(
+    stream: &mut StdStream,
+    numbers: &mut impl Iterator<Item = u8>,
+    time: Duration,
+) -> Result<Vec<Duration>> {
     let (begin, mut latencies) = (Instant::now(), Vec::new());
     while begin.elapsed() < time {
         let start = Instant::now();
-        stream.write_all(&[1])?;
-        stream.read_exact(&mut [0])?;
+        let (sent, mut received) = ([numbers.next().unwrap_or_default()], [0]);
+        stream.write_all(&sent)?;
+        stream.read_exact(&mut received)?;
+        if received != sent {
+            return Err(format!("{sent:?} was sent and {received:?} came back").into());
+        }
         latencies.push(start.elapsed());
     }
     Ok(latencies)
