@@ -189,12 +189,17 @@ fn connect(socket: &Socket, to: SocketAddrV4) -> io::Result<()> {
     let begin = Instant::now();
     loop {
         match socket.connect_timeout(&SocketAddr::from(to).into(), CONNECT) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && begin.elapsed() < CONNECT => {
+            Err(error) if is_refused(&error) && begin.elapsed() < CONNECT => {
                 std::thread::sleep(Duration::from_millis(10));
             }
             outcome => return outcome,
         }
     }
+}
+
+/// Linux says that a socket was refused once more, in other words, when it is to connect again.
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted)
 }
 
 fn tcp_socket() -> io::Result<Socket> {
