@@ -2,7 +2,8 @@
 //!
 //! * WireGuard datagrams that arrived at another stack than that of their peer. The kernel chooses by the receiver index, as far
 //!   as it can be told to; a handshake initiation has none, so the first stack reads whom it is from.
-//! * Inner packets that are not TCP: UDP, echo and fragments of them belong to the first stack, for all peers.
+//! * Inner packets that are not TCP: UDP and echo belong to the first stack, for all peers. They are whole: the stack of the
+//!   peer puts their fragments together, so that its share of that memory stays its peers' own.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

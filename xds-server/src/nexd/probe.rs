@@ -55,7 +55,7 @@ impl Probe {
     }
 
     /// Whether the port of a rule that is new can be bound. Waits for the end of a TCP listener that was removed just now
-    /// and had that port at another address.
+    /// and had that port, at this address or another.
     ///
     /// # Errors
     /// [`PortError`].
