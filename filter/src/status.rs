@@ -125,6 +125,7 @@ pub(crate) const COUNTERS: &[Named] = &[
     ("refused_no_ports", |c| c.stack.no_ports),
     ("refused_accept_expired", |c| c.stack.accept_expired),
     ("time_wait_evicted", |c| c.stack.time_wait_evicted),
+    ("time_wait_reused", |c| c.stack.time_wait_reused),
     ("rst_sent", |c| c.stack.rst_sent),
     ("echo_replies", |c| c.stack.echo_replies),
     ("unreachable_sent", |c| c.stack.unreachable_sent),

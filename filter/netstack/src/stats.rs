@@ -78,6 +78,8 @@ pub struct Stats {
     pub accept_expired: u64,
     /// TIME_WAIT tuples forgotten early because `max_time_wait` was reached.
     pub time_wait_evicted: u64,
+    /// Connections opened from a tuple that was in TIME_WAIT.
+    pub time_wait_reused: u64,
     /// RST segments that belong to no flow: closed port, rejected or unknown flow.
     pub rst_sent: u64,
     /// Echo requests answered.

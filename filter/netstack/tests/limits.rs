@@ -7,6 +7,7 @@ use nexodus_netstack::{CloseReason, ConnectError, Event, Limits, Netstack, Stats
 use sim::raw::{Raw, ip};
 use sim::{App, Pair, World, pattern, secs, v4};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 fn stats(world: &World, node: usize) -> &Stats {
     world.nodes[node].stack.stats()
@@ -134,6 +135,27 @@ fn max_time_wait() {
         assert!(world.run_until(secs(5), |world| world.app(0, flow).is_done()));
     }
     assert_eq!((stats(&world, 0).time_wait, stats(&world, 0).time_wait_evicted), (2, 2));
+}
+
+/// More connections to one destination than there are ports, in less time than a tuple rests.
+#[test]
+fn ports_that_rest_are_taken_again() {
+    let mut world = World::simple();
+    world.serve(80, App::echo());
+    for round in 0..31 {
+        let flows: Vec<_> = (0..1000).map(|_| world.connect(80, App::sending(b"x".to_vec()))).collect();
+        assert!(
+            world.run_until(secs(2), |world| flows.iter().all(|&flow| world.app(0, flow).is_done())),
+            "round {round}: {:?}",
+            stats(&world, 0)
+        );
+        world.nodes[0].apps.clear();
+        world.run(Duration::from_millis(50));
+    }
+    let stats = stats(&world, 0);
+    assert!(world.now - sim::START < secs(30), "{:?}", world.now - sim::START);
+    assert_eq!((stats.no_ports, stats.time_wait_evicted), (0, 0));
+    assert!(stats.time_wait_reused > 2_000, "{stats:?}");
 }
 
 #[test]

@@ -17,6 +17,9 @@ use crate::{Instant, Limits};
 /// Buffers of a new flow. The window of 64 KiB that a SYN can announce is half of it.
 const INITIAL_BUFFER: u32 = 128 << 10;
 
+/// More than the largest window without a scale.
+const AFTER_LAST_WINDOW: u32 = (1 << 16) + 1;
+
 /// What all engines of a stack share.
 pub(super) struct Shared {
     settings: Arc<Settings>,
@@ -80,9 +83,11 @@ pub(super) enum Phase {
 pub(super) struct Engine(Connection);
 
 impl Engine {
-    /// An active open.
-    pub(super) fn connect(shared: &Shared, now: Instant, tuple: Tuple) -> Self {
-        let (iss, offset) = (shared.iss(now, tuple), shared.timestamp_offset(tuple));
+    /// An active open. `before`: where the numbers of the tuple's last connection ended, if a peer may remember it; then these
+    /// begin behind its last window that needs no scale, as in Linux.
+    pub(super) fn connect(shared: &Shared, now: Instant, tuple: Tuple, before: Option<u32>) -> Self {
+        let iss = before.map_or_else(|| shared.iss(now, tuple), |end| end.wrapping_add(AFTER_LAST_WINDOW));
+        let offset = shared.timestamp_offset(tuple);
         let ends = (tuple.local.into(), tuple.remote.into());
         Self(Connection::connect(shared.settings.clone(), now, ends, iss, offset))
     }

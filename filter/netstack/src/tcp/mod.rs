@@ -29,7 +29,7 @@ use engine::{Engine, Shared};
 use flow::{Flow, FlowState, Kind};
 pub(crate) use run::Run;
 use segment::Tuple;
-use table::Table;
+use table::{Table, Vacancy};
 
 /// Local ports for active opens (Linux's default range).
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 32_768..=60_999;
@@ -98,11 +98,12 @@ impl Tcp {
         remote: SocketAddr,
     ) -> Result<FlowId, ConnectError> {
         self.admit(cx.stats)?;
-        let Some(tuple) = self.free_tuple(local, remote.into()) else {
+        let Some((tuple, before)) = self.free_tuple(cx.now, local, remote.into()) else {
             cx.stats.no_ports += 1;
             return Err(ConnectError::NoPorts);
         };
-        let engine = Engine::connect(&self.shared, cx.now, tuple);
+        cx.stats.time_wait_reused += u64::from(before.is_some());
+        let engine = Engine::connect(&self.shared, cx.now, tuple, before);
         cx.stats.flows_connected += 1;
         let deadline = cx.now + self.limits.connect_timeout;
         let id = self.insert(cx, tuple, FlowState::Live(engine), true, deadline);
@@ -314,7 +315,13 @@ impl Tcp {
         Ok(())
     }
 
-    fn free_tuple(&mut self, local: std::net::IpAddr, remote: Address) -> Option<Tuple> {
+    /// A tuple for an active open, and where the numbers of the connection that rests there have ended.
+    fn free_tuple(
+        &mut self,
+        now: Instant,
+        local: std::net::IpAddr,
+        remote: Address,
+    ) -> Option<(Tuple, Option<u32>)> {
         let span = u64::from(*EPHEMERAL.end() - *EPHEMERAL.start()) + 1;
         // In turn, from a secret start (RFC 6056, section 3.3.3): a port drawn at random is soon one that rests in TIME_WAIT
         // at the other end, and with it half of all SYNs go unanswered. At random only past ports that are taken.
@@ -324,8 +331,13 @@ impl Tcp {
             let place = if attempt == 0 { turn } else { next_random(&mut self.random) };
             let offset = u16::try_from(place % span).unwrap_or_default();
             let tuple = Tuple { local: Address::new(local, EPHEMERAL.start() + offset), remote };
-            // Towards ourselves, the other end must not be the same flow.
-            (tuple.local != remote && self.table.get(tuple).is_none()).then_some(tuple)
+            match self.table.vacancy(now, tuple) {
+                // Towards ourselves, the other end must not be the same flow.
+                _ if tuple.local == remote => None,
+                Vacancy::Free => Some((tuple, None)),
+                Vacancy::Rested { snd_nxt } => Some((tuple, Some(snd_nxt))),
+                Vacancy::Taken => None,
+            }
         })
     }
 

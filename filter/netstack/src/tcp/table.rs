@@ -11,10 +11,25 @@ use crate::{FlowId, Instant, Stats};
 /// acknowledgement was lost is repeated after 1, 3, 7 and 15 s; all of these have to find us.
 const TIME_WAIT: Duration = Duration::from_secs(30);
 
+/// After this time a connection may be opened from a tuple that rests: timestamps tell its segments from the old ones, and the FIN of
+/// a peer that has missed our last acknowledgement has mostly come again. Linux has the same second (`tcp_tw_reuse`).
+const REUSE_AFTER: Duration = Duration::from_secs(1);
+
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Entry {
     Flow(FlowId),
     TimeWait(TimeWait),
+}
+
+/// What an active open finds at a tuple.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Vacancy {
+    Free,
+    /// A connection rests there and may have a successor; `snd_nxt` was our next number.
+    Rested {
+        snd_nxt: u32,
+    },
+    Taken,
 }
 
 /// What is left of a flow whose both directions are closed: enough to acknowledge a repeated FIN.
@@ -55,6 +70,18 @@ impl Table {
     pub(super) fn get(&self, tuple: Tuple) -> Option<Entry> {
         let flow = self.flows.get(&tuple).map(|&flow| Entry::Flow(flow));
         flow.or_else(|| self.resting.get(&tuple).map(|&rest| Entry::TimeWait(rest)))
+    }
+
+    pub(super) fn vacancy(&self, now: Instant, tuple: Tuple) -> Vacancy {
+        match self.get(tuple) {
+            None => Vacancy::Free,
+            Some(Entry::TimeWait(TimeWait { snd_nxt, stamps: Some(_), until, .. }))
+                if until <= now + (TIME_WAIT - REUSE_AFTER) =>
+            {
+                Vacancy::Rested { snd_nxt }
+            }
+            Some(_) => Vacancy::Taken,
+        }
     }
 
     pub(super) fn insert(&mut self, tuple: Tuple, flow: FlowId) {
