@@ -127,7 +127,7 @@ impl Socket {
             return Ok(false);
         }
         match self.inbox.receive(&self.socket, &self.state) {
-            Ok(()) => {}
+            Ok(more) => self.readable = more,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.readable = false;
                 return Ok(false);
@@ -139,7 +139,7 @@ impl Socket {
         for (remote, datagram) in self.inbox.datagrams() {
             take(remote, datagram);
         }
-        Ok(true)
+        Ok(self.readable)
     }
 
     /// Whether [`Self::send`] may be called: nothing waits for room in the kernel.
@@ -203,14 +203,20 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    pub(super) fn receive(&mut self, socket: &mio::net::UdpSocket, state: &UdpSocketState) -> io::Result<()> {
+    /// Whether there may be more. A system call that does not fill all buffers has seen the end of the socket's queue, and what
+    /// comes later is told by the system (edge-triggered): no second call has to find nothing.
+    pub(super) fn receive(
+        &mut self,
+        socket: &mio::net::UdpSocket,
+        state: &UdpSocketState,
+    ) -> io::Result<bool> {
         self.count = 0;
         self.bytes.resize(RECEIVE_BUFFER * BATCH_SIZE, 0);
         let mut buffers = self.bytes.chunks_exact_mut(RECEIVE_BUFFER).map(IoSliceMut::new);
         let mut buffers: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| buffers.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
         self.count = state.recv(socket.into(), &mut buffers, &mut self.metas)?;
-        Ok(())
+        Ok(self.count == BATCH_SIZE)
     }
 
     /// Each datagram with its sender, in the order of arrival. What the kernel has put together is taken apart.

@@ -314,9 +314,12 @@ impl Driver {
         for _ in 0..READ_BUDGET {
             let Some(loopback) = self.udp.sockets.get(key) else { return false };
             match inbox.receive(&loopback.socket, &loopback.state) {
-                Ok(()) => {
+                Ok(more) => {
                     for (client, datagram) in inbox.datagrams() {
                         self.udp_from_envoy(now, key, client, datagram);
+                    }
+                    if !more {
+                        return false;
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
