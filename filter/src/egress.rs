@@ -2,10 +2,10 @@
 //! internal connection in a TCP flow of the overlay, towards the destination in the metadata
 //! `nexodus.destination` of the endpoint that Envoy's load balancer chose.
 
-use crate::flow::{Flow, FlowState, State};
+use crate::flow::{END_OF_TURN, Flow, FlowState, State};
 use crate::greeting::{Greeting, Outcome};
 use crate::names;
-use crate::network::{self, Network, Phase};
+use crate::network::{self, Network, Phase, visits};
 use bytes::Bytes;
 use envoy_config::{Destination, EgressConfig};
 use envoy_proxy_dynamic_modules_rust_sdk::abi::{
@@ -43,13 +43,19 @@ impl EgressFilterConfig {
 
 impl<ENF: EnvoyNetworkFilter> NetworkFilterConfig<ENF> for EgressFilterConfig {
     fn new_network_filter(&self, _envoy: &mut ENF) -> Box<dyn NetworkFilter<ENF>> {
-        Box::new(EgressFilter { network: self.network.clone(), connection: Connection::Closed })
+        Box::new(EgressFilter {
+            network: self.network.clone(),
+            connection: Connection::Closed,
+            visit_due: false,
+        })
     }
 }
 
 struct EgressFilter {
     network: Arc<Network>,
     connection: Connection,
+    /// It was this filter that asked for the end of the event loop's turn; flows of others wait for it too.
+    visit_due: bool,
 }
 
 enum Connection {
@@ -74,7 +80,13 @@ impl<ENF: EnvoyNetworkFilter> NetworkFilter<ENF> for EgressFilter {
     fn on_new_connection(&mut self, envoy: &mut ENF) -> DataStatus {
         envoy.enable_half_close(true);
         match self.open(envoy) {
-            Ok(open) => self.connection = Connection::Open(open),
+            Ok(open) => {
+                // A name is looked up first, elsewhere.
+                if !open.flow.lock().destinations.is_empty() {
+                    self.work_soon(&open.flow);
+                }
+                self.connection = Connection::Open(open);
+            }
             Err(outcome) => self.refuse(envoy, outcome, 0),
         }
         DataStatus::StopIteration
@@ -113,16 +125,22 @@ impl<ENF: EnvoyNetworkFilter> NetworkFilter<ENF> for EgressFilter {
             open.read_disabled = true;
             envoy.read_disable(true);
         }
+        let flow = open.flow.clone();
         if length <= LITTLE {
-            self.network.work_here(&open.flow);
+            self.work_soon(&flow);
         } else {
-            self.network.work(&open.flow);
+            self.network.work(&flow);
         }
         DataStatus::StopIteration
     }
 
-    fn on_scheduled(&mut self, envoy: &mut ENF, _event_id: u64) {
-        self.pump(envoy);
+    fn on_scheduled(&mut self, envoy: &mut ENF, event_id: u64) {
+        if event_id == END_OF_TURN {
+            self.visit_due = false;
+            visits::run();
+        } else {
+            self.pump(envoy);
+        }
     }
 
     fn on_below_write_buffer_low_watermark(&mut self, _envoy: &mut ENF) {
@@ -141,13 +159,25 @@ impl<ENF: EnvoyNetworkFilter> NetworkFilter<ENF> for EgressFilter {
 }
 
 impl Drop for EgressFilter {
-    // Envoy raises a close event first; this is for a connection that never got as far.
     fn drop(&mut self) {
+        // Envoy raises a close event first; this is for a connection that never got as far.
         self.closed();
+        // Nobody is told of the end of the turn any more. On another thread than the worker's, that one's list is out of reach.
+        if self.visit_due && !visits::run() {
+            self.network.wake();
+        }
     }
 }
 
 impl EgressFilter {
+    /// Has the flow looked at when the event loop's turn ends.
+    fn work_soon(&mut self, flow: &Arc<Flow>) {
+        if self.network.work_soon(flow) {
+            self.visit_due = true;
+            flow.call_at_end_of_turn();
+        }
+    }
+
     fn open<ENF: EnvoyNetworkFilter>(&self, envoy: &mut ENF) -> Result<Open, Outcome> {
         let destination = destination(envoy).ok_or(Outcome::BadDestination)?;
         if self.network.phase() != Phase::Running {
@@ -159,7 +189,6 @@ impl EgressFilter {
             Destination::Address(address) => {
                 flow.lock().destinations.push_back(address);
                 flow.set_shard(self.network.shard_of(address.ip()));
-                self.network.work_here(&flow);
             }
             Destination::Name { host, port } => self.look_up(&host, port, &flow)?,
         }
@@ -244,7 +273,10 @@ impl EgressFilter {
                 how(&mut state);
                 state.detach_worker();
             }
-            self.network.work(&open.flow);
+            // Nobody of this worker asked for the end of the turn, and this filter cannot any more.
+            if self.network.work_soon(&open.flow) {
+                visits::run();
+            }
         }
     }
 }

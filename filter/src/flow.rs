@@ -21,6 +21,11 @@ pub(crate) const QUEUE_HIGH: usize = 256 * 1024;
 /// The same when the network's queues together are over their budget.
 const QUEUE_HIGH_UNDER_PRESSURE: usize = 16 * 1024;
 
+/// Event of the filter's scheduler: the network thread has left something.
+const LOOK: u64 = 0;
+/// Event of the filter's scheduler: see [`Flow::call_at_end_of_turn`].
+pub(crate) const END_OF_TURN: u64 = 1;
+
 /// See the module.
 pub(crate) struct Flow {
     pub(crate) token: u64,
@@ -119,6 +124,13 @@ impl Flow {
         Locked { state, wake: WakeAfter { flow: self, due: false } }
     }
 
+    /// Worker: has the filter's `on_scheduled` called with [`END_OF_TURN`], when what Envoy has to hand out now is handed out.
+    pub(crate) fn call_at_end_of_turn(&self) {
+        if let Some(scheduler) = &*self.scheduler() {
+            scheduler.commit(END_OF_TURN);
+        }
+    }
+
     fn scheduler(&self) -> MutexGuard<'_, Option<Box<dyn EnvoyNetworkFilterScheduler>>> {
         self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -149,7 +161,7 @@ impl Drop for WakeAfter<'_> {
         if self.due
             && let Some(scheduler) = &*self.flow.scheduler()
         {
-            scheduler.commit(0);
+            scheduler.commit(LOOK);
         }
     }
 }

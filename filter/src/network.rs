@@ -6,6 +6,7 @@
 mod desired;
 mod placement;
 mod shard;
+pub(crate) mod visits;
 
 use crate::failures::Failures;
 use crate::flow::{Flow, QueueBudget};
@@ -137,7 +138,7 @@ impl Network {
     /// Nothing of the network runs any more.
     pub(crate) fn end(&self, phase: Phase) {
         self.set_phase(phase);
-        self.shards.iter().for_each(|shard| shard.wake());
+        self.wake();
     }
 
     pub(crate) fn shards(&self) -> &[Arc<Shard>] {
@@ -163,9 +164,16 @@ impl Network {
         self.shards[flow.shard()].work(flow);
     }
 
-    /// Has the flow looked at on this thread, if its shard's own sleeps: for what is little and urgent.
-    pub(crate) fn work_here(&self, flow: &Arc<Flow>) {
-        self.shards[flow.shard()].work_here(flow);
+    /// Has the flow looked at by this worker, at the end of its event loop's turn: for what is little and urgent. True: somebody has to
+    /// see to it that [`visits::run`] is called then.
+    #[must_use]
+    pub(crate) fn work_soon(&self, flow: &Arc<Flow>) -> bool {
+        self.shards[flow.shard()].work_soon(flow)
+    }
+
+    /// Has the network's threads look whether there is anything to do.
+    pub(crate) fn wake(&self) {
+        self.shards.iter().for_each(|shard| shard.wake());
     }
 
     pub(crate) fn add_udp_source(&self, source: SocketAddr) {

@@ -5,7 +5,7 @@
 
 use crate::flow::Flow;
 use crate::health::{Latest, Wanted};
-use crate::network::lock;
+use crate::network::{lock, visits};
 use crate::status::ShardStatus;
 use nexodus_netstack::Handover;
 use std::collections::VecDeque;
@@ -25,7 +25,7 @@ pub(crate) struct Shard {
     work: Mutex<VecDeque<Arc<Flow>>>,
     waker: OnceLock<mio::Waker>,
     waking: AtomicBool,
-    /// See [`Self::work_here`].
+    /// See [`Self::visit`].
     visit: OnceLock<Visit>,
     /// Relays whose end of stream waited for their filter; each once.
     attached: Mutex<Vec<usize>>,
@@ -104,17 +104,26 @@ impl Shard {
         }
     }
 
-    /// Has `flow` looked at on this thread, if the network's own sleeps: for what is little and urgent.
-    pub(super) fn work_here(&self, flow: &Arc<Flow>) {
-        if !flow.queued.swap(true, Ordering::AcqRel) {
-            lock(&self.work).push_back(flow.clone());
-            if !self.visit.get().is_some_and(|visit| visit()) {
-                self.wake();
-            }
+    /// Has `flow` looked at by this worker, at the end of its event loop's turn: for what is little and urgent. True: somebody has to
+    /// see to it that [`visits::run`] is called then.
+    #[must_use]
+    pub(super) fn work_soon(self: &Arc<Self>, flow: &Arc<Flow>) -> bool {
+        if flow.queued.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        lock(&self.work).push_back(flow.clone());
+        visits::add(self)
+    }
+
+    /// Serves the work list on this thread, if the network's own sleeps; else wakes that one.
+    pub(super) fn visit(&self) {
+        // It may have come by meanwhile.
+        if !lock(&self.work).is_empty() && !self.visit.get().is_some_and(|visit| visit()) {
+            self.wake();
         }
     }
 
-    /// How [`Self::work_here`] runs the network.
+    /// How [`Self::visit`] runs the network.
     pub(crate) fn set_visit(&self, visit: Visit) {
         // Only ever set by the one thread of this shard.
         let _ = self.visit.set(visit);
