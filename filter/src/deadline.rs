@@ -2,8 +2,10 @@
 //! in time. `tcp_proxy` has a limit for each attempt and none for all of them together.
 //!
 //! Filters have no timers. So Envoy's main thread has one for all of them: a worker adds its connection to [`Deadlines`],
-//! and wakes the main thread when it is the first to be due; when the timer fires, the filters that are due are scheduled on
+//! and wakes the main thread when the timer would fire too late for it; when it fires, the filters that are due are scheduled on
 //! their workers. An entry is gone when its connection is: there are as many as connections that are being made, at most.
+//! The timer stays when its entry goes: with one limit for all it fires before the next one is due, once in that time, and
+//! no connection has to wake the main thread.
 
 use crate::network::{self, Network};
 use envoy_config::DeadlineConfig;
@@ -41,35 +43,42 @@ pub(crate) fn arm(timer: &dyn EnvoyBootstrapExtensionTimer) {
 type Key = (Instant, u64);
 
 /// Who waits for when.
-struct Deadlines<W>(Mutex<BTreeMap<Key, W>>);
+struct Deadlines<W>(Mutex<Waiting<W>>);
+
+struct Waiting<W> {
+    entries: BTreeMap<Key, W>,
+    /// When [`Deadlines::run`] is called next, as far as it was asked for.
+    asked: Option<Instant>,
+}
 
 impl<W> Deadlines<W> {
     const fn new() -> Self {
-        Self(Mutex::new(BTreeMap::new()))
+        Self(Mutex::new(Waiting { entries: BTreeMap::new(), asked: None }))
     }
 
-    /// Whether the new entry is the first to be due.
-    fn add(&self, key: Key, waiting: W) -> bool {
-        let mut entries = network::lock(&self.0);
-        entries.insert(key, waiting);
-        entries.first_key_value().is_some_and(|(first, _)| *first == key)
+    /// Whether [`Self::run`] has to be called earlier than it was asked for so far.
+    fn add(&self, key: Key, who: W) -> bool {
+        let mut waiting = network::lock(&self.0);
+        waiting.entries.insert(key, who);
+        let earlier = waiting.asked.is_none_or(|asked| key.0 < asked);
+        if earlier {
+            waiting.asked = Some(key.0);
+        }
+        earlier
     }
 
     fn remove(&self, key: Key) {
-        network::lock(&self.0).remove(&key);
+        network::lock(&self.0).entries.remove(&key);
     }
 
-    /// Takes out everything that is due, and tells when the next one is.
+    /// Takes out everything that is due, and tells when to be called again.
     fn run(&self, now: Instant, mut due: impl FnMut(W)) -> Option<Instant> {
-        let mut entries = network::lock(&self.0);
-        while let Some(entry) = entries.first_entry() {
-            let (deadline, _) = *entry.key();
-            if deadline > now {
-                return Some(deadline);
-            }
+        let mut waiting = network::lock(&self.0);
+        while let Some(entry) = waiting.entries.first_entry().filter(|entry| entry.key().0 <= now) {
             due(entry.remove());
         }
-        None
+        waiting.asked = waiting.entries.first_key_value().map(|((deadline, _), _)| *deadline);
+        waiting.asked
     }
 }
 
@@ -102,8 +111,8 @@ impl<ENF: EnvoyNetworkFilter> NetworkFilter<ENF> for DeadlineFilter {
     fn on_new_connection(&mut self, envoy: &mut ENF) -> DataStatus {
         let key = (Instant::now() + self.limit, network::unique());
         self.waiting = Some(key);
-        let first = DEADLINES.add(key, Box::new(envoy.new_scheduler()));
-        if first && let Some(main_thread) = &*network::lock(&MAIN_THREAD) {
+        let earlier = DEADLINES.add(key, Box::new(envoy.new_scheduler()));
+        if earlier && let Some(main_thread) = &*network::lock(&MAIN_THREAD) {
             main_thread.commit(0);
         }
         DataStatus::Continue
@@ -189,5 +198,24 @@ mod tests {
         assert_eq!(due, ["a", "b"]);
         assert_eq!(deadlines.run(at(40), |who| due.push(who)), None);
         assert_eq!(due, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn nobody_asks_again_for_a_timer_that_fires_early_enough() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let deadlines = Deadlines::new();
+        // One connection after the other, each with the same limit, and each served at once.
+        for n in 0..100 {
+            assert_eq!(deadlines.add((at(1000 + n), n), n), n == 0);
+            deadlines.remove((at(1000 + n), n));
+        }
+        assert!(!deadlines.add((at(1100), 100), 100));
+        let mut due = Vec::new();
+        assert_eq!(deadlines.run(at(1000), |who| due.push(who)), Some(at(1100)), "for the one that waits");
+        assert!(!deadlines.add((at(1200), 101), 101) && deadlines.add((at(1050), 102), 102));
+        assert_eq!(deadlines.run(at(1200), |who| due.push(who)), None);
+        assert_eq!(due, [102, 100, 101]);
+        assert!(deadlines.add((at(1300), 103), 103), "the timer was not set again");
     }
 }
