@@ -5,7 +5,8 @@
 
 use crate::flow::Flow;
 use crate::health::{Latest, Wanted};
-use crate::network::{lock, visits};
+use crate::network::lock;
+use crate::network::visits::{self, Visited};
 use crate::status::ShardStatus;
 use nexodus_netstack::Handover;
 use std::collections::VecDeque;
@@ -25,7 +26,7 @@ pub(crate) struct Shard {
     work: Mutex<VecDeque<Arc<Flow>>>,
     waker: OnceLock<mio::Waker>,
     waking: AtomicBool,
-    /// See [`Self::visit`].
+    /// See [`Self::set_visit`].
     visit: OnceLock<Visit>,
     /// Relays whose end of stream waited for their filter; each once.
     attached: Mutex<Vec<usize>>,
@@ -112,18 +113,10 @@ impl Shard {
             return false;
         }
         lock(&self.work).push_back(flow.clone());
-        visits::add(self)
+        visits::add(self.clone())
     }
 
-    /// Serves the work list on this thread, if the network's own sleeps; else wakes that one.
-    pub(super) fn visit(&self) {
-        // It may have come by meanwhile.
-        if !lock(&self.work).is_empty() && !self.visit.get().is_some_and(|visit| visit()) {
-            self.wake();
-        }
-    }
-
-    /// How [`Self::visit`] runs the network.
+    /// How a worker runs the network.
     pub(crate) fn set_visit(&self, visit: Visit) {
         // Only ever set by the one thread of this shard.
         let _ = self.visit.set(visit);
@@ -174,6 +167,20 @@ impl Shard {
     /// Network thread: what others have handed over, and their numbers.
     pub(crate) fn take_posts(&self) -> Vec<(usize, Handover)> {
         std::mem::take(&mut *lock(&self.posts)).waiting
+    }
+}
+
+impl Visited for Shard {
+    /// Serves the work list on this thread, if the network's own sleeps; else wakes that one.
+    fn visit(&self) {
+        // It may have come by meanwhile.
+        if !lock(&self.work).is_empty() && !self.visit.get().is_some_and(|visit| visit()) {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        Self::wake(self);
     }
 }
 
