@@ -14,11 +14,12 @@ use super::{Load, UDP_SMALL, machine};
 use crate::Result;
 
 /// What is profiled, and what a reader calls it.
-const LOADS: [(&str, Load); 6] = [
+const LOADS: [(&str, Load); 7] = [
     ("one stream up", Load::Bulk(Up, 1)),
     ("one stream down", Load::Bulk(Down, 1)),
     ("one byte there and back", Load::Pingpong),
     ("requests over 50 connections", Load::Http(50)),
+    ("connections, 64 at once", Load::Connections(64)),
     ("64-byte datagrams up", Load::Udp(Up, UDP_SMALL)),
     ("64-byte datagrams down", Load::Udp(Down, UDP_SMALL)),
 ];
