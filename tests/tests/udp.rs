@@ -200,3 +200,47 @@ fn datagrams_longer_than_the_lans_mtu_go_to_and_come_from_other_hosts() {
         assert!(answer == payload, "{size} bytes became {}", answer.len());
     }
 }
+
+/// Whatever sends what comes back together in one piece has to cope with everything between runs of one size.
+#[test]
+fn answers_that_come_together_keep_their_order_and_their_sizes() {
+    const SIZES: [usize; 12] = [1372, 1372, 1372, 100, 100, 0, 1452, 1452, 1453, 4000, 1200, 1];
+    let products = need!(products());
+    need!(namespaces());
+    let (near, far) = Namespace::pair();
+    let own = Identity::new(1).at(Namespace::NEAR);
+    let server = far.run(|| UdpSocket::bind((Namespace::FAR, 4242))).expect("a port");
+    let [port] = free_ports();
+    let _node = Node::with(&products, &own)
+        .within(&near)
+        .ingress(format!("udp:53:{}:4242", Namespace::FAR))
+        .egress(format!("udp:{port}:{}:53", own.v4))
+        .start();
+    let client_of = |namespace: &Namespace, any: IpAddr, node: IpAddr| {
+        let socket = namespace.run(|| UdpSocket::bind((any, 0))).expect("a port");
+        socket.connect((node, port)).expect("a route");
+        socket
+    };
+    let (any_v4, any_v6) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
+    let clients = [
+        client_of(&far, any_v4, Namespace::NEAR.into()),
+        client_of(&near, any_v4, Ipv4Addr::LOCALHOST.into()),
+        client_of(&near, any_v6, Ipv6Addr::LOCALHOST.into()),
+    ];
+    let limit = Some(Duration::from_secs(10));
+    server.set_read_timeout(limit).expect("a timeout");
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    for client in &clients {
+        client.set_read_timeout(limit).expect("a timeout");
+        client.send(b"all").expect("sent");
+        let (_, from) = server.recv_from(&mut buffer).expect("a question");
+        let answers: Vec<Vec<u8>> = (1_u8..).zip(SIZES.repeat(3)).map(|(n, size)| vec![n; size]).collect();
+        for answer in &answers {
+            server.send_to(answer, from).expect("sent");
+        }
+        for expected in &answers {
+            let length = client.recv(&mut buffer).expect("an answer");
+            assert!(buffer[..length] == **expected, "{length} bytes instead of {}", expected.len());
+        }
+    }
+}
