@@ -61,6 +61,22 @@ pub fn read_end(stream: &mut TcpStream) -> io::Result<u64> {
     io::copy(stream, &mut io::sink())
 }
 
+/// How a connection ends that the other side accepts and then ends by itself.
+///
+/// # Errors
+/// As [`read_end`]. A reset can come so soon that connecting fails with it.
+///
+/// # Panics
+/// When the connection is not accepted.
+#[track_caller]
+pub fn accepted_and_ended(to: impl Into<SocketAddr>) -> io::Result<u64> {
+    let connected = connect(to);
+    if is_reset(&connected) {
+        return connected.map(|_| 0);
+    }
+    read_end(&mut connected.expect("accepted"))
+}
+
 /// Whether the other side reset the connection.
 pub fn is_reset<T>(result: &io::Result<T>) -> bool {
     result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)

@@ -30,7 +30,7 @@ mod wait;
 mod wg_peer;
 
 pub use admin::Admin;
-pub use client::{CLIENT_LIMIT, connect, http_get, is_reset, read_end, reset};
+pub use client::{CLIENT_LIMIT, accepted_and_ended, connect, http_get, is_reset, read_end, reset};
 pub use datagrams::{MAX_DATAGRAM, UdpClient, UdpServer};
 pub use dns::DnsServer;
 pub use envoy::{Envoy, validate};

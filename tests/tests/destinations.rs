@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Identity, Node, Products, Server, connect, free_port, http, http_get, measured, need, products, read_end,
-    silent_udp_socket, within,
+    Identity, Node, Products, Server, accepted_and_ended, free_port, http, http_get, measured, need,
+    products, silent_udp_socket, within,
 };
 
 /// The default connect timeout of the overlay.
@@ -65,8 +65,7 @@ fn a_refusing_overlay_destination_ends_the_client_at_once() {
     // The first one pays for the handshake.
     for limit in [Duration::from_secs(4), Duration::from_secs(2)] {
         let start = Instant::now();
-        let mut client = connect((Ipv4Addr::LOCALHOST, port)).expect("Envoy accepts");
-        let end = read_end(&mut client);
+        let end = accepted_and_ended((Ipv4Addr::LOCALHOST, port));
         assert!(
             !matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
             "the client was left waiting"
@@ -87,7 +86,7 @@ fn every_refusal_has_its_reason() {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 for _ in 0..20 {
-                    let _ = read_end(&mut connect((Ipv4Addr::LOCALHOST, port)).expect("Envoy accepts"));
+                    let _ = accepted_and_ended((Ipv4Addr::LOCALHOST, port));
                 }
             });
         }
@@ -104,8 +103,7 @@ fn an_unreachable_overlay_destination_ends_the_client_after_the_connect_timeout(
     let overlay = Overlay::new(&products);
     let (node, port) = overlay.node(&products, &[overlay.blackholed(80)]);
     let start = Instant::now();
-    let mut client = connect((Ipv4Addr::LOCALHOST, port)).expect("Envoy accepts");
-    let end = read_end(&mut client);
+    let end = accepted_and_ended((Ipv4Addr::LOCALHOST, port));
     let took = start.elapsed();
     measured(&format!(
         "the client of an unreachable destination was closed after {:.1} s",
@@ -132,8 +130,7 @@ fn an_address_no_peer_has_ends_the_client_at_once() {
     let overlay = Overlay::new(&products);
     let (_node, port) = overlay.node(&products, &["100.64.0.77:80".into()]);
     let start = Instant::now();
-    let mut client = connect((Ipv4Addr::LOCALHOST, port)).expect("Envoy accepts");
-    let end = read_end(&mut client);
+    let end = accepted_and_ended((Ipv4Addr::LOCALHOST, port));
     assert!(
         !matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
         "the client was left waiting"
@@ -154,8 +151,7 @@ fn a_refusing_local_destination_ends_the_overlay_client_at_once() {
         .egress(format!("tcp:{port}:{}:8080", identity.v4))
         .start();
     let start = Instant::now();
-    let mut client = connect((Ipv4Addr::LOCALHOST, port)).expect("Envoy accepts");
-    let end = read_end(&mut client);
+    let end = accepted_and_ended((Ipv4Addr::LOCALHOST, port));
     assert!(
         !matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
         "the client was left waiting"

@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Identity, Node, Products, Server, connect, echo, eventually, free_port, free_ports, http, http_get,
-    measured, need, products, read_end, silent_udp_socket,
+    Identity, Node, Products, Server, accepted_and_ended, connect, echo, eventually, free_port, free_ports,
+    http, http_get, measured, need, products, silent_udp_socket,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -45,8 +45,7 @@ fn reason(line: &str) -> String {
 #[track_caller]
 fn closed_after(port: u16) -> Duration {
     let start = Instant::now();
-    let mut client = connect((Ipv4Addr::LOCALHOST, port)).expect("Envoy accepts");
-    let end = read_end(&mut client);
+    let end = accepted_and_ended((Ipv4Addr::LOCALHOST, port));
     assert!(
         !matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
         "the client was left waiting"
