@@ -104,6 +104,7 @@ pub(crate) const COUNTERS: &[Named] = &[
     ("handshakes", |c| c.stack.handshakes),
     ("handshakes_initiated", |c| c.stack.handshakes_initiated),
     ("handshakes_expired", |c| c.stack.handshakes_expired),
+    ("handshakes_held", |c| c.stack.handshakes_held),
     ("cookies_sent", |c| c.stack.cookies_sent),
     ("drop_bad_datagram", |c| c.stack.bad_datagram),
     ("drop_unknown_peer", |c| c.stack.unknown_peer),

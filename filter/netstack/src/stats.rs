@@ -28,6 +28,8 @@ pub struct Stats {
     pub handshakes_initiated: u64,
     /// Handshakes given up after 90 s without an answer.
     pub handshakes_expired: u64,
+    /// Handshake messages that waited because one of the other kind had just left for that peer.
+    pub handshakes_held: u64,
     /// Cookie replies sent because of load.
     pub cookies_sent: u64,
 

@@ -6,6 +6,7 @@ mod sim;
 use nexodus_netstack::{CloseReason, Limits};
 use sim::{App, Link, Pair, World, config, pattern, peer, public_key, secs, udp, v4};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 fn echo(world: &mut World, seed: u64) -> bool {
     let data = pattern(20_000, seed);
@@ -43,6 +44,59 @@ fn a_lost_handshake_is_repeated() {
     world.wire.dead.clear();
     assert!(world.run_until(secs(10), |world| world.app(0, flow).is_done()));
     assert!(world.nodes[0].stack.stats().handshakes_initiated >= 2);
+}
+
+/// wireguard-go that takes an initiation and a response at once may mix the two up, and then opens nothing that is sent to it.
+#[test]
+fn an_initiation_and_a_response_never_leave_together() {
+    for delay in [0, 100, 5_000, 50_000] {
+        for later in [0, 50, 100, 101, 3_000, 5_000, 5_001, 12_000, 20_000, 50_000, 50_001] {
+            let link = Link { delay: Duration::from_micros(delay), ..Link::default() };
+            let mut world = World::pair(&Pair { link, ..Pair::default() });
+            world.serve_at(0, 80, App::echo());
+            world.serve_at(1, 80, App::echo());
+            let there = world.connect(80, App::sending(pattern(20_000, 1)));
+            world.run(Duration::from_micros(later));
+            let back = world.connect_to(1, SocketAddr::new(v4(0), 80), App::sending(pattern(20_000, 2)));
+            let both = |world: &World| world.app(0, there).is_done() && world.app(1, back).is_done();
+            assert!(world.run_until(secs(2), both), "{delay} us, {later} us later");
+            for node in 0..2 {
+                let sent: Vec<_> =
+                    world.wire.handshakes.iter().filter(|&&(_, from, _)| from == udp(node)).collect();
+                for pair in sent.windows(2) {
+                    let apart = pair[1].0 - pair[0].0;
+                    assert!(
+                        pair[0].2 == pair[1].2 || apart >= Duration::from_millis(20),
+                        "{delay} us, {later} us later: node {node}: {sent:?}"
+                    );
+                }
+            }
+            if delay > later {
+                let held: u64 = world.nodes.iter().map(|node| node.stack.stats().handshakes_held).sum();
+                assert!(
+                    held > 0 || delay - later >= 20_000 || later >= 20_000,
+                    "{delay} us, {later} us later"
+                );
+            }
+        }
+    }
+}
+
+/// The peer never saw our initiation: the response that waits because of it has to leave all the same.
+#[test]
+fn a_response_that_is_held_back_is_enough_for_a_session() {
+    let mut world = World::simple();
+    world.serve_at(0, 80, App::echo());
+    world.serve(80, App::echo());
+    // Node 0's initiation is lost, node 1's crosses it.
+    world.wire.dead = vec![udp(0)];
+    let there = world.connect(80, App::sending(pattern(20_000, 1)));
+    let back = world.connect_to(1, SocketAddr::new(v4(0), 80), App::sending(pattern(20_000, 2)));
+    world.run(Duration::from_millis(1));
+    world.wire.dead.clear();
+    let both = |world: &World| world.app(0, there).is_done() && world.app(1, back).is_done();
+    assert!(world.run_until(secs(2), both));
+    assert_eq!(world.nodes[0].stack.stats().handshakes_held, 1);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! of this module sets that clock first, so production and simulation run the same code.
 
 mod allowed_ips;
+mod apart;
 mod incoming;
 mod peer;
 
@@ -37,8 +38,6 @@ pub(crate) enum Place {
     There(usize),
 }
 
-/// Message type of a handshake initiation (WireGuard paper, section 5.4.2).
-const HANDSHAKE_INITIATION: u8 = 1;
 /// boringtun puts the peer's index into the upper 24 bits of receiver indices.
 const MAX_PEERS: usize = 1 << 24;
 const MAX_SHARDS: usize = 1 << 16;

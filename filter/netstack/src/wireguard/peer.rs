@@ -9,7 +9,8 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 
-use super::{Datagrams, HANDSHAKE_INITIATION};
+use super::Datagrams;
+use super::apart::{Apart, INITIATION};
 use crate::{Instant, PeerConfig, PeerStatus, Stats};
 
 /// How often boringtun's timers run while something can become due.
@@ -36,6 +37,7 @@ pub(super) struct Peer {
     /// It will not come; those who wait were not told yet.
     gave_up: bool,
     established: Option<Instant>,
+    handshakes: Apart,
     tx_bytes: u64,
     rx_bytes: u64,
     /// Where the owner's timer entry is (see `Timers`).
@@ -65,6 +67,7 @@ impl Peer {
             wanted: false,
             gave_up: false,
             established: None,
+            handshakes: Apart::default(),
             tx_bytes: 0,
             rx_bytes: 0,
             timer: None,
@@ -164,6 +167,9 @@ impl Peer {
     /// Runs the timers.
     pub(super) fn tick(&mut self, now: Instant, out: &mut Datagrams, stats: &mut Stats) {
         self.last_tick = now;
+        if let Some(datagram) = self.handshakes.release(now) {
+            self.push(now, datagram, out, stats);
+        }
         let mut buffer = [0; 256];
         match self.tunn.update_timers(&mut buffer) {
             TunnResult::WriteToNetwork(datagram) => {
@@ -206,12 +212,19 @@ impl Peer {
         }
     }
 
-    /// Queues one of WireGuard's own datagrams for the endpoint.
+    /// Queues one of WireGuard's own datagrams for the endpoint, at once or a little later.
     pub(super) fn send(&mut self, now: Instant, datagram: Vec<u8>, out: &mut Datagrams, stats: &mut Stats) {
-        if datagram.first() == Some(&HANDSHAKE_INITIATION) {
+        if datagram.first() == Some(&INITIATION) {
             self.initiating = true;
             stats.handshakes_initiated += 1;
         }
+        match self.handshakes.pass(now, datagram) {
+            Some(datagram) => self.push(now, datagram, out, stats),
+            None => stats.handshakes_held += 1,
+        }
+    }
+
+    fn push(&mut self, now: Instant, datagram: Vec<u8>, out: &mut Datagrams, stats: &mut Stats) {
         if let Some(endpoint) = self.endpoint {
             self.sent(now, datagram.len());
             out.push(endpoint, datagram, stats);
@@ -229,7 +242,8 @@ impl Peer {
         } else {
             None
         };
-        [tick, self.persistent_due().map(|due| due.max(self.last_tick))].into_iter().flatten().min()
+        let persistent = self.persistent_due().map(|due| due.max(self.last_tick));
+        [tick, persistent, self.handshakes.due()].into_iter().flatten().min()
     }
 
     /// When the next persistent keepalive is due: at once for a peer that never heard of us.

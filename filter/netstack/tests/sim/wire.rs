@@ -37,6 +37,8 @@ pub struct Wire {
     /// Datagrams for the left address go to the right one: where a node lives now.
     pub moved: Vec<(SocketAddr, SocketAddr)>,
     pub sent: u64,
+    /// WireGuard's handshake messages: when they were sent, by whom, and their types.
+    pub handshakes: Vec<(Instant, SocketAddr, u8)>,
     pub random: Random,
     flights: BinaryHeap<Flight>,
     busy: std::collections::BTreeMap<SocketAddr, Instant>,
@@ -50,6 +52,7 @@ impl Wire {
             dead: Vec::new(),
             moved: Vec::new(),
             sent: 0,
+            handshakes: Vec::new(),
             random: Random::new(seed ^ 0x5eed),
             flights: BinaryHeap::new(),
             busy: std::collections::BTreeMap::new(),
@@ -59,6 +62,9 @@ impl Wire {
 
     pub fn send(&mut self, now: Instant, from: SocketAddr, to: SocketAddr, datagram: &[u8]) {
         self.sent += 1;
+        if let [kind @ (1 | 2), ..] = datagram {
+            self.handshakes.push((now, from, *kind));
+        }
         if self.dead.contains(&from) || self.random.chance(self.link.loss, 10_000) {
             return;
         }
