@@ -84,6 +84,7 @@ impl Tcp {
             cx.outbox.push(std::mem::take(&mut packet), cx.stats);
         }
         self.table.rest(cx.now, tuple, rest, cx.stats);
+        cx.stats.time_wait = self.table.resting();
         self.complete(cx, id);
     }
 

@@ -360,6 +360,7 @@ impl Tcp {
         flow.account(cx.stats);
         entry.insert(Box::new(flow));
         self.table.insert(tuple, id);
+        cx.stats.time_wait = self.table.resting();
         cx.stats.flows = self.flows.len();
         id
     }

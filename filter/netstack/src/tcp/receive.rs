@@ -130,6 +130,7 @@ impl Tcp {
         if segment.opens() && later {
             // A new flow whose segments cannot be taken for the old one's (RFC 1122, section 4.2.2.13).
             self.table.wake(tuple);
+            cx.stats.time_wait = self.table.resting();
             self.receive_unmatched(cx, tuple, packet, segment);
         } else if segment.end() != segment.seq {
             // A repeated FIN means that our last acknowledgement was lost. Nothing else is answered, so that two resting

@@ -52,7 +52,7 @@ pub(super) struct Table {
     flows: HashMap<Tuple, FlowId, Seeded>,
     /// Apart from the flows: these are larger, and mostly fewer.
     resting: HashMap<Tuple, TimeWait, Seeded>,
-    /// In the order of their end.
+    /// In the order of their end; with those that have ended early, which go when they are as many as may rest.
     order: VecDeque<(Instant, Tuple)>,
     max_time_wait: usize,
 }
@@ -104,16 +104,22 @@ impl Table {
         rest: (u32, u32, Option<Stamps>),
         stats: &mut Stats,
     ) {
-        if self.order.len() >= self.max_time_wait {
+        if self.resting.len() >= self.max_time_wait {
             stats.time_wait_evicted += 1;
-            self.wake_first();
+            while !self.wake_first() {}
+        }
+        if self.order.len() >= 2 * self.max_time_wait {
+            self.order.retain(|&(until, tuple)| rests(&self.resting, until, tuple));
         }
         let until = now + TIME_WAIT;
         let (snd_nxt, rcv_nxt, stamps) = rest;
         self.flows.remove(&tuple);
         self.resting.insert(tuple, TimeWait { snd_nxt, rcv_nxt, stamps, until });
         self.order.push_back((until, tuple));
-        stats.time_wait = self.order.len();
+    }
+
+    pub(super) fn resting(&self) -> usize {
+        self.resting.len()
     }
 
     /// Ends a rest early.
@@ -121,23 +127,53 @@ impl Table {
         self.resting.remove(&tuple);
     }
 
-    pub(super) fn expire(&mut self, now: Instant, stats: &mut Stats) {
+    pub(super) fn expire(&mut self, now: Instant) {
         while self.order.front().is_some_and(|&(until, _)| until <= now) {
             self.wake_first();
         }
-        stats.time_wait = self.order.len();
     }
 
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         self.order.front().map(|&(until, _)| until)
     }
 
-    fn wake_first(&mut self) {
-        if let Some((at, tuple)) = self.order.pop_front()
-            // The tuple may have been woken and be in other use since.
-            && self.resting.get(&tuple).is_some_and(|rest| rest.until == at)
-        {
+    /// Ends the oldest rest. False: that had happened before, and others are left.
+    fn wake_first(&mut self) -> bool {
+        let Some((until, tuple)) = self.order.pop_front() else { return true };
+        let rested = rests(&self.resting, until, tuple);
+        if rested {
             self.resting.remove(&tuple);
         }
+        rested
+    }
+}
+
+/// Whether this rest is not over: its tuple may have been woken, and be in other use since.
+fn rests(resting: &HashMap<Tuple, TimeWait, Seeded>, until: Instant, tuple: Tuple) -> bool {
+    resting.get(&tuple).is_some_and(|rest| rest.until == until)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ip::Address;
+
+    /// One tuple that is used and rests again and again takes no room from another that rests.
+    #[test]
+    fn rests_that_have_ended_early_are_forgotten() {
+        let address = |last, port| Address::new([100, 64, 0, last].into(), port);
+        let tuple = |port| Tuple { local: address(1, port), remote: address(2, 80) };
+        let (mut table, mut stats) = (Table::new(1, 2), Stats::default());
+        let rest = (1, 1, None);
+        let now = |millis: u64| Instant::from_micros(millis * 1000);
+        table.rest(now(0), tuple(1), rest, &mut stats);
+        for millis in 1..1000 {
+            table.rest(now(millis), tuple(2), rest, &mut stats);
+            assert!(table.order.len() <= 4 && table.resting() == 2);
+            table.wake(tuple(2));
+        }
+        assert_eq!((table.resting(), stats.time_wait_evicted), (1, 0));
+        table.expire(now(30_000));
+        assert!(table.get(tuple(1)).is_none());
     }
 }

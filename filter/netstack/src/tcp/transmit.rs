@@ -110,7 +110,8 @@ impl Tcp {
     }
 
     pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
-        self.table.expire(cx.now, cx.stats);
+        self.table.expire(cx.now);
+        cx.stats.time_wait = self.table.resting();
         while let Some(id) = self.timers.pop_due(cx.now) {
             let Some(flow) = self.flow_mut(id) else { continue };
             flow.timer = None;
