@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Identity, Node, Server, Tunnel, connect, echo, eventually, free_port, http, http_get, need, products,
-    within,
+    Identity, Node, Process, Server, Tunnel, connect, echo, eventually, free_port, http, http_get, need,
+    products, within,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -81,6 +81,46 @@ fn a_killed_nexd_leaves_no_envoy_behind_and_can_be_started_again() {
     node.stop(Signal::KILL);
     node.start();
     assert_eq!(http_get(port).expect("a page"), "after the crash");
+}
+
+/// The kernel does not end an Envoy with its nexd when the binary has capabilities.
+#[test]
+fn an_envoy_that_a_killed_nexd_left_behind_is_ended_by_the_next() {
+    let products = need!(products());
+    let identity = Identity::new(1);
+    let port = free_port();
+    let mut node = Node::with(&products, &identity)
+        .egress(format!("tcp:{port}:{}:8080", identity.v4))
+        .expect_complaint("left behind")
+        .start();
+    let kept = tempfile::tempdir().expect("a temporary directory");
+    let bootstrap = kept.path().join("bootstrap.json");
+    std::fs::copy(node.runtime_directory().join("bootstrap.json"), &bootstrap).expect("copied");
+    node.stop(Signal::TERM);
+
+    let mut envoy = std::process::Command::new(&products.envoy);
+    envoy.arg("--config-path").arg(&bootstrap).args(["--concurrency", "1", "--use-dynamic-base-id"]);
+    envoy.env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", &products.directory);
+    let mut leftover = Process::start("envoy", &envoy, &kept.path().join("log"));
+    eventually("the leftover's admin socket", || node.runtime_directory().join("admin.sock").exists());
+    node.start();
+    within(Duration::from_secs(5), "the leftover's end", || leftover.ended());
+    assert!(
+        node.log().contains("an Envoy was left behind by a nexd that was killed: ending it"),
+        "{}",
+        node.log()
+    );
+}
+
+#[test]
+fn a_hangup_without_a_rules_file_changes_nothing() {
+    let products = need!(products());
+    let identity = Identity::new(1);
+    let mut node = Node::with(&products, &identity).start();
+    node.process().signal(Signal::HUP);
+    eventually("a word about it", || node.log().contains("SIGHUP: there is no rules file to read again"));
+    assert!(node.process().ended().is_none());
+    assert!(node.nexctl_ok(&["status"]).contains("Running"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, ffi::OsString};
 
-use clap::Command;
+use clap::{Arg, Command, builder::Resettable};
 
 use crate::rules::is_option;
 
@@ -20,6 +20,13 @@ pub(crate) fn normalize(command: &Command, arguments: impl IntoIterator<Item = O
         if known.contains(name) { format!("--{flag}").into() } else { argument }
     };
     arguments.into_iter().map(normalize).collect()
+}
+
+/// A command to which an environment variable that is empty is one that is not set, as compose files and scripts leave them.
+pub(crate) fn without_empty_variables(command: Command) -> Command {
+    let is_empty =
+        |argument: &Arg| argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    command.mut_args(|argument| if is_empty(&argument) { argument.env(Resettable::Reset) } else { argument })
 }
 
 /// Splits the values of a flag that can be given several times: also one value can be several, separated by commas,
@@ -53,8 +60,6 @@ fn long_flags(command: &Command) -> HashSet<String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Arg;
-
     use super::*;
 
     fn normalized(arguments: &[&str]) -> Vec<String> {

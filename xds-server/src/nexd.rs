@@ -34,7 +34,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 use tracing_subscriber::EnvFilter;
 
 use self::{
@@ -54,7 +54,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     {
         return envoy::exec(rest);
     }
-    let arguments = match Arguments::try_parse_from(argv::normalize(&Arguments::command(), arguments)) {
+    let command = argv::without_empty_variables(Arguments::command());
+    let arguments = argv::normalize(&command, arguments);
+    let arguments = match command
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Arguments::from_arg_matches(&matches))
+    {
         Ok(arguments) => arguments,
         Err(error) => error.exit(),
     };

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, CommandFactory as _, Parser};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -149,7 +149,12 @@ impl Error {
 
 /// Runs the server with these arguments, the program's name first.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(argv::normalize(&Arguments::command(), arguments)) {
+    let command = argv::without_empty_variables(Arguments::command());
+    let arguments = argv::normalize(&command, arguments);
+    let arguments = match command
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Arguments::from_arg_matches(&matches))
+    {
         Ok(arguments) => arguments,
         Err(error) => error.exit(),
     };
@@ -172,15 +177,16 @@ fn run(arguments: Arguments) -> Result<(), Error> {
         file = Some(opened);
     }
     let settings = settings(&arguments)?;
-    let snapshot = translate(&rules, &ResolvedNames::default(), &settings)?;
+    translate(&rules, &ResolvedNames::default(), &settings)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before anything is there that has to go.
         let ended = ended()?;
-        let file = file.map(|file| signal(SignalKind::hangup()).map(|hangup| (file, hangup))).transpose()?;
+        let hangup = signal(SignalKind::hangup())?;
         let (listener, address, _socket_file) =
             match (&arguments.address.ads_socket, arguments.address.ads_listen) {
                 (Some(path), _) => {
+                    socket::make_directory(path)?;
                     let (listener, file) = socket::bind(path).await?;
                     (Listener::from(listener), path.display().to_string(), Some(file))
                 }
@@ -194,10 +200,9 @@ fn run(arguments: Arguments) -> Result<(), Error> {
             };
         show(&rules, &address)?;
         let ads = Ads::new();
-        ads.publish(snapshot);
         let (names, lookups) = Names::new(lookup::Source::of(overlay_dns(&settings)));
         tokio::spawn(lookups.run());
-        tokio::spawn(follow(file, names, rules, settings, ads.clone()));
+        tokio::spawn(follow(file, hangup, names, rules, settings, ads.clone()));
         ads.serve(listener, ended).await?;
         tracing::info!("ended as asked");
         Ok(())
@@ -206,17 +211,23 @@ fn run(arguments: Arguments) -> Result<(), Error> {
 
 /// Serves what the file says and what names stand for, whenever that changes. What is wrong changes nothing.
 async fn follow(
-    file: Option<(RulesFile, Signal)>,
+    file: Option<RulesFile>,
+    mut hangup: Signal,
     mut names: Names,
     mut rules: RuleSet,
     settings: Settings,
     ads: Ads,
 ) {
-    let path = file.as_ref().map(|(file, _)| file.path().to_owned()).unwrap_or_default();
+    let path = file.as_ref().map(|file| file.path().to_owned()).unwrap_or_default();
     let (sender, mut readings) = mpsc::channel(1);
-    if let Some((file, hangup)) = file {
-        tokio::spawn(file.watch(hangup, sender));
-    }
+    match file {
+        Some(file) => tokio::spawn(file.watch(hangup, sender)),
+        None => tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                tracing::info!("SIGHUP: there is no rules file to read again");
+            }
+        }),
+    };
     let take_over = async |rules: &RuleSet, names: &Names, reading: Reading| -> Result<_, Error> {
         let new = rules.with_file(&reading?).map_err(|error| RulesFileError::content(&path, error))?;
         // No destination is without addresses while one of them gives way to a name.
@@ -228,6 +239,12 @@ async fn follow(
         Ok((new, snapshot))
     };
     names.want(&rules.egress_names());
+    // An Envoy that is there already, of an earlier server, keeps what it has for a name until this one knows better.
+    names.tried(None, LOOKUP_LIMIT).await;
+    match translate(&rules, &names.resolved(), &settings) {
+        Ok(snapshot) => ads.publish(snapshot),
+        Err(error) => tracing::error!("{error}"),
+    }
     loop {
         tokio::select! {
             Some(reading) = readings.recv() => {

@@ -25,6 +25,9 @@ use crate::{
 /// Room for ten thousand rules with the longest host names, and for what other programs keep in the file.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
+/// As many as the kernel follows.
+const MAX_LINKS: usize = 40;
+
 const RULES_KEY: &str = "proxy-rules-config";
 
 /// The rules added at run time, in the order of adding. Unlike a [`RuleSet`](crate::rules::RuleSet) it also holds
@@ -73,7 +76,8 @@ impl StoredRules {
 /// The state directory of one node, locked for as long as this lives: two writers would lose each other's rules.
 #[derive(Debug)]
 pub struct StateFile {
-    directory: PathBuf,
+    /// The file itself: where a symbolic link in the directory leads, so that the link stays.
+    path: PathBuf,
     /// Everything in the file but the rules.
     document: Map<String, Value>,
     _lock: File,
@@ -100,11 +104,13 @@ impl StateFile {
             LockError::Held { holder } => StateError::InUse { path: directory.to_owned(), holder },
             LockError::Io(error) => io(error),
         })?;
-        let mut state = Self { directory: directory.to_owned(), document: Map::new(), _lock: lock };
-        let rules = match state.read().map_err(|error| StateError::Read { path: state.path(), error })? {
-            Some(text) => state.parse(&text)?,
-            None => StoredRules::default(),
-        };
+        let path = followed(directory.join("state.json")).map_err(io)?;
+        let mut state = Self { path, document: Map::new(), _lock: lock };
+        let rules =
+            match state.read().map_err(|error| StateError::Read { path: state.path.clone(), error })? {
+                Some(text) => state.parse(&text)?,
+                None => StoredRules::default(),
+            };
         Ok((state, rules))
     }
 
@@ -114,15 +120,11 @@ impl StateFile {
     /// # Errors
     /// [`StateError::Write`].
     pub fn save(&mut self, rules: &StoredRules) -> Result<(), StateError> {
-        self.replace(rules).map_err(|error| StateError::Write { path: self.path(), error })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.join("state.json")
+        self.replace(rules).map_err(|error| StateError::Write { path: self.path.clone(), error })
     }
 
     fn read(&self) -> io::Result<Option<Vec<u8>>> {
-        let file = match File::open(self.path()) {
+        let file = match File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -136,7 +138,7 @@ impl StateFile {
     }
 
     fn parse(&mut self, text: &[u8]) -> Result<StoredRules, StateError> {
-        let broken = |reason: String| StateError::Broken { path: self.path(), reason };
+        let broken = |reason: String| StateError::Broken { path: self.path.clone(), reason };
         // Read as plain JSON first: its errors tell a place only, while those of typed reading repeat content, and
         // there may be a key in it.
         let document: Map<String, Value> = match serde_json::from_slice(text) {
@@ -154,7 +156,7 @@ impl StateFile {
         {
             for text in texts.unwrap_or_default() {
                 let rule = text.parse().map_err(|error| StateError::Rule {
-                    path: self.path(),
+                    path: self.path.clone(),
                     direction,
                     text,
                     error,
@@ -178,17 +180,36 @@ impl StateFile {
         self.document.insert(RULES_KEY.to_owned(), serde_json::to_value(section)?);
 
         // One name, not a random one: what a killed writer leaves behind is overwritten by the next.
-        let temporary = self.directory.join("state.json.tmp");
+        let mut temporary = self.path.clone().into_os_string();
+        temporary.push(".tmp");
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.set_permissions(fs::Permissions::from_mode(0o600))?;
         file.write_all(&serde_json::to_vec_pretty(&self.document)?)?;
         file.write_all(b"\n")?;
         file.sync_all()?;
-        fs::rename(&temporary, self.path())?;
+        fs::rename(&temporary, &self.path)?;
         // The rename itself is durable only when the directory is.
-        File::open(&self.directory)?.sync_all()
+        self.path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
     }
+}
+
+/// Where a symbolic link leads in the end, also when nothing is there yet.
+fn followed(mut path: PathBuf) -> io::Result<PathBuf> {
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&path) {
+            Ok(target) => {
+                path.pop();
+                path.push(target);
+            }
+            // No link, or nothing.
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotFound) => {
+                return Ok(path);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other(format!("state.json leads over more than {MAX_LINKS} symbolic links")))
 }
 
 #[cfg(test)]

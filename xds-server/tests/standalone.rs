@@ -124,7 +124,10 @@ fn exit_codes_tell_what_is_wrong() {
     );
     says(on_socket(&["--network", "a b"]), (2, "tunnel/a b: network"));
     says(on_socket(&["--connect-timeout", "0s"]), (2, "the connect timeout must be more than 0"));
-    says(run(&["--ads-socket", "/nonexistent/ads.sock"]), (4, "--ads-socket: socket /nonexistent/ads.sock"));
+    says(
+        run(&["--ads-socket", "/proc/nowhere/ads.sock"]),
+        (4, "--ads-socket: socket /proc/nowhere/ads.sock"),
+    );
     fs::write(directory.path().join("file"), "").unwrap();
     says(run(&["--ads-socket", path(&directory.path().join("file"))]), (4, "exists and is not a socket"));
 

@@ -19,7 +19,7 @@ const MAX_REPLY_BYTES: u64 = 8 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody is there.
-    #[error("Failed to connect to nexd: {0}")]
+    #[error("Failed to connect to nexd: {0}; start nexd, or name its socket with --unix-socket")]
     Connect(String),
     /// The connection broke, or what came is no reply.
     #[error("Failed to execute method ({method}): {error}")]
@@ -28,6 +28,15 @@ pub enum ClientError {
         method: &'static str,
         /// What happened.
         error: io::Error,
+    },
+    /// nexd has not answered in time.
+    #[error(
+        "Failed to execute method ({method}): nexd has not answered within {} s; the change may still be made, see `nexctl nexd proxy list`",
+        REPLY_LIMIT.as_secs()
+    )]
+    TimedOut {
+        /// The method.
+        method: &'static str,
     },
     /// nexd refuses.
     #[error("Failed to execute method ({method}): {error}")]
@@ -60,7 +69,11 @@ impl Client {
         let stream = self.connect()?;
         let method = method.as_str();
         exchange(&stream, &format!("NexdCtl.{method}"), argument)
-            .map_err(|error| ClientError::Transport { method, error })?
+            .map_err(|error| match error.kind() {
+                // What a socket with a time limit says depends on the system.
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::TimedOut { method },
+                _ => ClientError::Transport { method, error },
+            })?
             .map_err(|error| ClientError::Refused { method, error })
     }
 

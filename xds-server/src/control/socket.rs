@@ -18,6 +18,9 @@ const LIVENESS_LIMIT: Duration = Duration::from_secs(1);
 /// How long another process may be busy binding in the same directory.
 const DIRECTORY_LIMIT: Duration = Duration::from_secs(2);
 
+/// A socket is bound in a directory of its own first, as `/.0123abcd/s` below the path's.
+const MAX_DIRECTORY_BYTES: usize = MAX_SOCKET_PATH_BYTES - "/.0123abcd/s".len();
+
 /// Why a socket is not bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -28,19 +31,22 @@ pub enum BindError {
         path: PathBuf,
     },
     /// Something else has that name.
-    #[error("{} exists and is not a socket", path.display())]
+    #[error("{} exists and is not a socket: remove it, or choose another path", path.display())]
     NotASocket {
         /// The path.
         path: PathBuf,
     },
     /// The system's limit.
-    #[error("the socket path {} has more than {MAX_SOCKET_PATH_BYTES} bytes", path.display())]
+    #[error(
+        "the socket path {} is too long: it can have {MAX_SOCKET_PATH_BYTES} bytes, and its directory {MAX_DIRECTORY_BYTES}",
+        path.display()
+    )]
     TooLong {
         /// The path.
         path: PathBuf,
     },
     /// The system refuses.
-    #[error("socket {}: {error}", path.display())]
+    #[error("socket {}: {error}; choose another path", path.display())]
     Io {
         /// The path.
         path: PathBuf,
@@ -71,6 +77,16 @@ impl Drop for SocketFile {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Makes the directory of a socket, and those above it, if they are not there; for this user alone.
+///
+/// # Errors
+/// [`BindError::Io`].
+pub fn make_directory(path: &Path) -> Result<(), BindError> {
+    let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(parent);
+    made.map_err(|error| BindError::Io { path: path.to_owned(), error })
 }
 
 /// Binds a socket with mode 0600; a dead one in its place is replaced.

@@ -136,6 +136,14 @@ impl Admin {
         self.ask(Method::POST, "/drain_listeners").await.map(drop)
     }
 
+    /// Ends Envoy, at once.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn quit(&self) -> Result<(), AdminError> {
+        self.ask(Method::POST, "/quitquitquit").await.map(drop)
+    }
+
     /// How many connections there are over all listeners but this interface's own.
     ///
     /// # Errors

@@ -112,8 +112,8 @@ pub struct Changes {
     pub admin: Admin,
     /// What others see.
     pub view: watch::Sender<View>,
-    /// Counts the Envoys that were started after the first.
-    pub restarts: watch::Receiver<u64>,
+    /// Whether there is an Envoy; told anew when one ended and when the next was started.
+    pub envoys: watch::Receiver<bool>,
     /// What the rules file says, whenever that changes; closed when there is none.
     pub readings: mpsc::Receiver<Reading>,
 }
@@ -129,10 +129,12 @@ impl Changes {
                     Some(change) => self.change(change).await,
                     None => return,
                 },
-                Ok(()) = self.restarts.changed() => {
-                    self.recover().await;
-                    // What was refused a moment ago is refused now.
-                    retry.reset();
+                Ok(()) = self.envoys.changed() => {
+                    if *self.envoys.borrow_and_update() {
+                        self.recover().await;
+                        // What was refused a moment ago is refused now.
+                        retry.reset();
+                    }
                 }
                 Some(reading) = self.readings.recv() => self.reload(reading).await,
                 () = self.names.changed() => self.refresh(),

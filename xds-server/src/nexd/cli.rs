@@ -22,7 +22,7 @@ Examples:
   nexd --wg-config wg0.conf proxy --egress tcp:8080:100.64.0.2:80,weight=3,tcp:8080:100.64.0.3:80
       Of four connections to port 8080, three go to 100.64.0.2.
   nexd --wg-config wg0.conf proxy --check --egress tcp:8080:100.64.0.2:80
-      Checks everything, starts nothing.
+      Checks key, configuration and rules, starts nothing.
   nexd --wg-config wg0.conf proxy --rules rules.yaml
       Has the rules of a file, whatever they become. In it are lists of rules behind `egress:` and `ingress:`.
   nexctl nexd proxy add --ingress tcp:80:127.0.0.1:8080

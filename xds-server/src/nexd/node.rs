@@ -6,6 +6,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
+    time::{Instant, sleep},
 };
 
 use super::{
@@ -40,6 +41,10 @@ const WAITING_CHANGES: usize = 256;
 /// How long the start waits for the names in the rules.
 const FIRST_LOOKUPS: Duration = Duration::from_secs(1);
 
+/// How long an Envoy that was left behind may take to end, and how often it is looked for.
+const LEFTOVER_LIMIT: Duration = Duration::from_secs(5);
+const COUNT: Duration = Duration::from_millis(20);
+
 /// How long the control socket may take for the answers under way when everything else has ended.
 const FAREWELL: Duration = Duration::from_millis(200);
 
@@ -54,12 +59,14 @@ pub async fn run(plan: Plan, debug: Debug) -> Result<(), StartError> {
         tracing::warn!("{warning}");
     }
     let open_files = raise_open_files();
-    make_parent(&plan.socket).map_err(StartError::io(format!("socket {}", plan.socket.display())))?;
-    let hangup = plan.rules_file.is_some().then(|| signal(SignalKind::hangup()));
-    let hangup = hangup.transpose().map_err(StartError::io("signals"))?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(StartError::io("signals"))?;
+    socket::make_directory(&plan.socket)?;
     let (control_listener, control_file) = socket::bind(&plan.socket).await?;
     let (file, stored) = StateFile::open(&plan.state_dir)?;
     let directory = RuntimeDir::open(&plan.settings.runtime_dir)?;
+    let admin = Admin::new(directory.admin_socket());
+    end_leftover(&admin, &directory.admin_socket()).await;
+    directory.clear()?;
 
     let binary = envoy::find_binary(plan.envoy.binary.as_deref(), std::env::var_os("PATH").as_deref())?;
     envoy::check_version(&binary).await?;
@@ -109,8 +116,7 @@ pub async fn run(plan: Plan, debug: Debug) -> Result<(), StartError> {
     });
     let (readings_in, readings) = mpsc::channel(1);
     let (changes_in, changes_out) = mpsc::channel(WAITING_CHANGES);
-    let (restarts, restarted) = watch::channel(0);
-    let admin = Admin::new(directory.admin_socket());
+    let (envoys, envoys_seen) = watch::channel(true);
     let mut changes = Changes {
         rules,
         stored,
@@ -122,7 +128,7 @@ pub async fn run(plan: Plan, debug: Debug) -> Result<(), StartError> {
         ads: ads.clone(),
         admin: admin.clone(),
         view: view.clone(),
-        restarts: restarted,
+        envoys: envoys_seen,
         readings,
     };
     changes.publish(snapshot);
@@ -151,17 +157,22 @@ pub async fn run(plan: Plan, debug: Debug) -> Result<(), StartError> {
         debug,
         concurrency: plan.envoy.concurrency,
     };
-    let supervisor = Supervisor { command, ads, admin, view, restarts, signals: &mut signals };
+    let supervisor = Supervisor { command, ads, admin, view, envoys, signals: &mut signals };
     let outcome = tokio::select! {
-        outcome = supervisor.run(target, || {
+        outcome = supervisor.run(target, changes, |changes| {
             // Changes are made from the moment on at which the node works.
             background.spawn(changes.run(changes_out));
             if let Some(lookups) = with_envoy {
                 background.spawn(lookups.run());
             }
-            if let (Some(file), Some(hangup)) = (plan.rules_file, hangup) {
-                background.spawn(file.watch(hangup, readings_in));
-            }
+            match plan.rules_file {
+                Some(file) => background.spawn(file.watch(hangup, readings_in)),
+                None => background.spawn(async move {
+                    while hangup.recv().await.is_some() {
+                        tracing::info!("SIGHUP: there is no rules file to read again");
+                    }
+                }),
+            };
         }) => outcome,
         ended = &mut ads_server => match ended {
             Ok(Err(error)) => Err(error.into()),
@@ -203,7 +214,9 @@ fn merge(
         match probe(key) {
             Ok(()) => {}
             Err(error) if flags.contains(&key) => return Err(error.into()),
-            Err(error) => waiting.extend(recovery::set_aside(&mut rules, key, &error.to_string())),
+            Err(error) => {
+                waiting.extend(recovery::set_aside(&mut rules, key, &error.to_string(), |_| false));
+            }
         }
     }
     for (direction, rule) in stored.iter() {
@@ -217,7 +230,7 @@ fn merge(
             continue;
         }
         if is_new && let Err(error) = probe(key) {
-            waiting.extend(recovery::set_aside(&mut rules, key, &error.to_string()));
+            waiting.extend(recovery::set_aside(&mut rules, key, &error.to_string(), |_| false));
         }
     }
     Ok((rules, waiting))
@@ -234,12 +247,24 @@ fn raise_open_files() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// `$HOME/.nexodus` of a user who starts nexd for the first time.
-fn make_parent(socket: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    match socket.parent() {
-        Some(parent) => std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent),
-        None => Ok(()),
+/// Ends an Envoy that a killed nexd has left behind, which has its ports and would take part in what this node does. The kernel
+/// ends it with nexd, but not one whose binary has capabilities (prctl(2), PR_SET_PDEATHSIG).
+async fn end_leftover(admin: &Admin, socket: &Path) {
+    let is_there = async || socket::is_live(socket).await.unwrap_or(false);
+    if !is_there().await {
+        return;
+    }
+    tracing::warn!("an Envoy was left behind by a nexd that was killed: ending it");
+    if let Err(error) = admin.quit().await {
+        tracing::warn!("{error}");
+    }
+    let deadline = Instant::now() + LEFTOVER_LIMIT;
+    while is_there().await {
+        if Instant::now() >= deadline {
+            tracing::warn!("it does not end: its ports are in use, and its process has to be ended by hand");
+            return;
+        }
+        sleep(COUNT).await;
     }
 }
 

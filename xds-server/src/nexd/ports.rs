@@ -23,7 +23,7 @@ pub enum PortError {
     },
     /// A port below the first that everybody may bind.
     #[error(
-        "{what} is not permitted for this user: choose a port from {first}, or allow it with `sysctl net.ipv4.ip_unprivileged_port_start={port}` or `setcap cap_net_bind_service=+ep` on the Envoy binary"
+        "{what} is not permitted for this user: choose a port from {first}, or allow it with `sysctl net.ipv4.ip_unprivileged_port_start={port}`"
     )]
     NotPermitted {
         /// The port and what it is for.

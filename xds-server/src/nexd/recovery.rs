@@ -2,7 +2,7 @@
 //!
 //! They are taken out of what Envoy should have, so that they harm no other, and tried again until they work.
 
-use std::{fmt, time::Duration};
+use std::{collections::HashSet, fmt, time::Duration};
 
 use super::{
     activation::{ActivationError, Target},
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     ads::ApplyError,
-    rules::{Direction, Entry, Rule, RuleKey, RuleSet, Source},
+    rules::{Direction, Entry, Rule, RuleKey, RuleSet, RuleSetError, Source},
     translate::translate,
 };
 
@@ -57,8 +57,8 @@ impl Changes {
         for Waiting { direction, rule, source, .. } in std::mem::take(&mut self.waiting) {
             match self.activate(direction, &rule, source).await {
                 Ok(()) => tracing::info!("{direction} proxy rule {rule} is active now"),
-                // It was added meanwhile, or the set is full: not a matter of waiting.
-                Err(ChangeError::Rules(_)) => {}
+                // It was added meanwhile.
+                Err(ChangeError::Rules(RuleSetError::Duplicate)) => {}
                 Err(error) => {
                     tracing::debug!("{direction} proxy rule {rule}: {error}");
                     self.waiting.push(Waiting { direction, rule, source, reason: error.to_string() });
@@ -70,33 +70,40 @@ impl Changes {
 
     /// Brings an Envoy that was started again to everything that can be active.
     pub(super) async fn recover(&mut self) {
-        match self.settle(START_LIMIT).await {
+        match self.settle(START_LIMIT, &RuleSet::new()).await {
             Ok(()) => tracing::info!("Envoy is back"),
             Err(detail) => tracing::warn!("Envoy is back, but not as it should be: {detail}"),
         }
     }
 
-    /// Waits until Envoy has all that it should have, without what it rejects, and shows how that ends; every restart of
-    /// Envoy meanwhile gives it the whole time again.
+    /// Waits until Envoy has all that it should have, without what it rejects, and shows how that ends. Of the rules of a
+    /// rejected key those that were active `before` stay, and their connections with them, unless these are rejected too.
     ///
     /// # Errors
     /// Why it has not.
-    pub(super) async fn settle(&mut self, limit: Duration) -> Result<(), String> {
+    pub(super) async fn settle(&mut self, limit: Duration, before: &RuleSet) -> Result<(), String> {
         loop {
             let target = Target::all(&self.view.borrow().published);
-            let mut restarts = self.restarts.clone();
+            let mut envoys = self.envoys.clone();
             let outcome = tokio::select! {
                 outcome = self.reached(&target, limit) => outcome,
-                // It ended, and the next one is here.
-                Ok(()) = restarts.changed() => {
-                    self.restarts.mark_unchanged();
-                    continue;
+                Ok(()) = envoys.changed() => {
+                    if *envoys.borrow() {
+                        // It ended, and the next one is here: it has the whole time again.
+                        self.envoys.mark_unchanged();
+                        continue;
+                    }
+                    // The next one is brought up to date when it is here.
+                    return Err("it ended again".to_owned());
                 }
             };
             let outcome = match outcome {
                 Ok(()) => Ok(()),
                 Err(ActivationError::Apply(error @ ApplyError::Nacked { .. })) => {
-                    if self.set_aside(&error) {
+                    let before: HashSet<&Entry> = before.iter().collect();
+                    if self.set_aside(&error, |entry| before.contains(entry))
+                        || self.set_aside(&error, |_| false)
+                    {
                         continue;
                     }
                     Err(error.to_string())
@@ -113,13 +120,25 @@ impl Changes {
         }
     }
 
-    /// Takes the rules that Envoy rejects out of what it should have; says whether there were any.
-    fn set_aside(&mut self, error: &ApplyError) -> bool {
+    /// At the first start: takes out what Envoy rejects, but for what a flag asks for. Gives back what is left to reach; none when
+    /// the error is another, or a flag's.
+    pub(super) fn without_rejected(&mut self, error: &ActivationError) -> Option<Target> {
+        let ActivationError::Apply(error) = error else { return None };
+        let set_aside = self.set_aside(error, |entry| entry.source == Source::Flag);
+        set_aside.then(|| Target::all(&self.view.borrow().published))
+    }
+
+    /// Takes the rules that Envoy rejects out of what it should have, but for those that stay; says whether there were any.
+    fn set_aside(&mut self, error: &ApplyError, stays: impl Fn(&Entry) -> bool) -> bool {
         let ApplyError::Nacked { resource, .. } = error else { return false };
         // "listener egress/tcp/80"
         let is_rejected = |key: &RuleKey| resource.split(' ').next_back() == Some(&key.to_string());
         let Some(key) = self.rules.keys().into_iter().find(is_rejected) else { return false };
-        self.waiting.extend(set_aside(&mut self.rules, key, &error.to_string()));
+        let set_aside = set_aside(&mut self.rules, key, &error.to_string(), stays);
+        if set_aside.is_empty() {
+            return false;
+        }
+        self.waiting.extend(set_aside);
         match translate(&self.rules, &self.names.resolved(), &self.settings) {
             Ok(snapshot) => self.publish(snapshot),
             // More of them could be.
@@ -130,12 +149,18 @@ impl Changes {
     }
 }
 
-/// Takes the rules of a key out of those that Envoy should have.
-pub(super) fn set_aside(rules: &mut RuleSet, key: RuleKey, reason: &str) -> Vec<Waiting> {
+/// Takes the rules of a key out of those that Envoy should have, but for those that stay.
+pub(super) fn set_aside(
+    rules: &mut RuleSet,
+    key: RuleKey,
+    reason: &str,
+    stays: impl Fn(&Entry) -> bool,
+) -> Vec<Waiting> {
     let mut waiting = Vec::new();
-    rules.retain(|Entry { direction, rule, source }| {
-        let goes = RuleKey::of(*direction, rule) == key;
+    rules.retain(|entry| {
+        let goes = entry.key() == key && !stays(entry);
         if goes {
+            let Entry { direction, rule, source } = entry;
             tracing::warn!("{direction} proxy rule {rule} is not active: {reason}");
             let (direction, rule, reason) = (*direction, rule.clone(), reason.to_owned());
             waiting.push(Waiting { direction, rule, source: *source, reason });

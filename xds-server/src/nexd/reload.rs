@@ -95,15 +95,16 @@ impl Changes {
         let mut active = wanted;
         for key in has.difference(&had) {
             if let Err(reason) = self.probe.check(*key).await {
-                self.waiting.extend(set_aside(&mut active, *key, &reason.to_string()));
+                self.waiting.extend(set_aside(&mut active, *key, &reason.to_string(), |_| false));
             }
         }
         if unchanged {
             return;
         }
+        let before = self.rules.clone();
         self.publish_rules(active);
         if self.has_envoy()
-            && let Err(error) = self.settle(RELOAD_LIMIT).await
+            && let Err(error) = self.settle(RELOAD_LIMIT, &before).await
         {
             tracing::warn!("the rules of the rules file are not all active: {error}");
         }

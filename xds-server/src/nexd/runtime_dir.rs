@@ -19,6 +19,10 @@ use crate::lock::{self, LockError, process};
 /// The longest name of a socket in the directory.
 const LONGEST_NAME: &str = "ingress-tcp-65535.sock";
 
+const ADS_SOCKET: &str = "ads.sock";
+const ADMIN_SOCKET: &str = "admin.sock";
+const BOOTSTRAP: &str = "bootstrap.json";
+
 /// Why the directory is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeDirError {
@@ -96,7 +100,7 @@ pub fn check_length(path: &Path) -> Result<(), RuntimeDirError> {
 }
 
 impl RuntimeDir {
-    /// Makes the directory (mode 0700) if need be, checks and locks it, and clears away what a killed node left.
+    /// Makes the directory (mode 0700) if need be, checks and locks it.
     ///
     /// # Errors
     /// [`RuntimeDirError`].
@@ -115,27 +119,25 @@ impl RuntimeDir {
             LockError::Held { holder } => RuntimeDirError::InUse { path: path.to_owned(), holder },
             LockError::Io(error) => io(error),
         })?;
-        let directory = Self { path: path.to_owned(), _lock: lock };
-        directory.clear().map_err(io)?;
-        Ok(directory)
+        Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
     /// Where the ADS server listens.
     #[must_use]
     pub fn ads_socket(&self) -> PathBuf {
-        self.path.join("ads.sock")
+        self.path.join(ADS_SOCKET)
     }
 
     /// Envoy's admin interface.
     #[must_use]
     pub fn admin_socket(&self) -> PathBuf {
-        self.path.join("admin.sock")
+        self.path.join(ADMIN_SOCKET)
     }
 
     /// Envoy's configuration.
     #[must_use]
     pub fn bootstrap(&self) -> PathBuf {
-        self.path.join("bootstrap.json")
+        self.path.join(BOOTSTRAP)
     }
 
     /// Writes Envoy's configuration, mode 0600.
@@ -146,11 +148,19 @@ impl RuntimeDir {
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.bootstrap())?.write_all(text)
     }
 
-    fn clear(&self) -> io::Result<()> {
+    /// Clears away what a killed node left.
+    ///
+    /// # Errors
+    /// [`RuntimeDirError::Io`].
+    pub fn clear(&self) -> Result<(), RuntimeDirError> {
+        self.remove_files().map_err(|error| RuntimeDirError::Io { path: self.path.clone(), error })
+    }
+
+    fn remove_files(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.path)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "sock") || path == self.bootstrap() {
-                fs::remove_file(path)?;
+            let entry = entry?;
+            if entry.file_name().to_str().is_some_and(is_ours) {
+                fs::remove_file(entry.path())?;
             }
         }
         Ok(())
@@ -160,8 +170,14 @@ impl RuntimeDir {
 impl Drop for RuntimeDir {
     fn drop(&mut self) {
         // The next start clears what could not be removed now.
-        let _ = self.clear();
+        let _ = self.remove_files();
     }
+}
+
+/// Whether nexd, Envoy or the module makes a file of this name. Others may be in the directory, such as the control socket.
+fn is_ours(name: &str) -> bool {
+    let is_ingress = || name.starts_with("ingress-") && name.ends_with(".sock");
+    [ADS_SOCKET, ADMIN_SOCKET, BOOTSTRAP].contains(&name) || is_ingress()
 }
 
 fn check_owner(path: &Path) -> Result<(), RuntimeDirError> {

@@ -11,6 +11,7 @@ use super::{
     activation::{Target, reached},
     admin::Admin,
     backoff::Backoff,
+    changes::Changes,
     envoy::{Envoy, EnvoyCommand, EnvoyError},
     error::StartError,
     node::Signals,
@@ -36,27 +37,32 @@ pub struct Supervisor<'a> {
     pub admin: Admin,
     /// What others see.
     pub view: watch::Sender<View>,
-    /// Counts the Envoys after the first, for who brings them up to date.
-    pub restarts: watch::Sender<u64>,
+    /// Whether there is an Envoy, for who brings it up to date.
+    pub envoys: watch::Sender<bool>,
     /// What ends it.
     pub signals: &'a mut Signals,
 }
 
 impl Supervisor<'_> {
-    /// Starts Envoy, calls `started` once it is what it should be, and keeps it running until a signal.
+    /// Starts Envoy, hands over to `started` once it is what it should be, and keeps it running until a signal.
     ///
     /// # Errors
     /// [`StartError`], of the first start only: later ones are tried again for ever.
-    pub async fn run(mut self, target: Target, started: impl FnOnce()) -> Result<(), StartError> {
+    pub async fn run(
+        mut self,
+        target: Target,
+        mut changes: Changes,
+        started: impl FnOnce(Changes),
+    ) -> Result<(), StartError> {
         let mut backoff = Backoff::default();
         let mut envoy = Envoy::spawn(&self.command)?;
-        if !self.first_start(&mut envoy, &target).await? {
+        if !self.first_start(&mut envoy, target, &mut changes).await? {
             return Ok(());
         }
         self.show(Phase::Running);
         tracing::info!("{}", self.view.borrow().address_line());
         tracing::info!("Status: Running");
-        started();
+        started(changes);
         loop {
             let status = tokio::select! {
                 status = envoy.ended() => status.map_err(StartError::io("Envoy"))?,
@@ -65,40 +71,58 @@ impl Supervisor<'_> {
                     return Ok(());
                 }
             };
-            let delay = backoff.after(envoy.uptime());
             let last_words = envoy.last_words().map(|words| format!(": {words}")).unwrap_or_default();
-            let text = format!("Envoy ended ({status}){last_words}");
-            tracing::error!("{text}; starting it again in {} s", delay.as_secs_f64());
-            self.show(Phase::Restarting(text));
-            tokio::select! {
-                () = sleep(delay) => {}
-                signal = self.signals.next() => {
-                    tracing::info!("{signal}");
-                    return Ok(());
+            let mut text = format!("Envoy ended ({status}){last_words}");
+            let mut uptime = envoy.uptime();
+            self.envoys.send_replace(false);
+            envoy = loop {
+                let delay = backoff.after(uptime);
+                tracing::error!("{text}; starting it again in {} s", delay.as_secs_f64());
+                self.show(Phase::Restarting(text));
+                tokio::select! {
+                    () = sleep(delay) => {}
+                    signal = self.signals.next() => {
+                        tracing::info!("{signal}");
+                        return Ok(());
+                    }
                 }
-            }
-            envoy = Envoy::spawn(&self.command)?;
-            self.restarts.send_modify(|count| *count += 1);
+                match Envoy::spawn(&self.command) {
+                    Ok(envoy) => break envoy,
+                    Err(error) => (text, uptime) = (error.to_string(), Duration::ZERO),
+                }
+            };
+            self.envoys.send_replace(true);
         }
     }
 
-    /// Whether Envoy is what it should be; otherwise nexd was asked to end.
-    async fn first_start(&mut self, envoy: &mut Envoy, target: &Target) -> Result<bool, StartError> {
+    /// Whether Envoy is what it should be; otherwise nexd was asked to end. Rules that Envoy rejects wait, unless a flag asks
+    /// for them.
+    async fn first_start(
+        &mut self,
+        envoy: &mut Envoy,
+        mut target: Target,
+        changes: &mut Changes,
+    ) -> Result<bool, StartError> {
         let deadline = Instant::now() + START_LIMIT;
-        let outcome = tokio::select! {
-            outcome = reached(&self.ads, &self.admin, target, deadline) => outcome,
-            status = envoy.ended() => return Err(ended_early(envoy, status).into()),
-            signal = self.signals.next() => {
-                tracing::info!("{signal}");
-                self.end(envoy).await;
-                return Ok(false);
+        loop {
+            let outcome = tokio::select! {
+                outcome = reached(&self.ads, &self.admin, &target, deadline) => outcome,
+                status = envoy.ended() => return Err(ended_early(envoy, status).into()),
+                signal = self.signals.next() => {
+                    tracing::info!("{signal}");
+                    self.end(envoy).await;
+                    return Ok(false);
+                }
+            };
+            let Err(error) = outcome else { return Ok(true) };
+            match changes.without_rejected(&error) {
+                Some(rest) => target = rest,
+                None => {
+                    self.end(envoy).await;
+                    return Err(error.into());
+                }
             }
-        };
-        if let Err(error) = outcome {
-            self.end(envoy).await;
-            return Err(error.into());
         }
-        Ok(true)
     }
 
     /// Lets open connections go on until the drain time is over or a second signal comes, then ends Envoy.

@@ -33,7 +33,7 @@ pub enum Source {
 }
 
 /// One rule of a [`RuleSet`]. Displays as the flag that gives it: `--egress tcp:80:100.64.0.2:8080`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// Ingress or egress.
     pub direction: Direction,

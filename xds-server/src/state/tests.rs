@@ -42,6 +42,28 @@ fn rules_survive_in_upstreams_schema() {
     assert_eq!(json_of(&directory), json!({"proxy-rules-config": {"egress": null, "ingress": null}}));
 }
 
+/// The file may be on a volume that outlives the directory.
+#[test]
+fn a_symbolic_link_stays_and_what_it_leads_to_is_written() {
+    use std::os::unix::fs::symlink;
+    let parent = tempfile::tempdir().unwrap();
+    let (directory, volume) = (parent.path().join("state"), parent.path().join("volume"));
+    fs::create_dir(&directory).unwrap();
+    fs::create_dir(&volume).unwrap();
+    symlink("../volume/other.json", directory.join("state.json")).unwrap();
+    symlink("rules.json", volume.join("other.json")).unwrap();
+    let (mut state, mut rules) = StateFile::open(&directory).unwrap();
+    rules.add(Direction::Ingress, rule("tcp:443:10.10.100.152:8443"));
+    state.save(&rules).unwrap();
+    drop(state);
+    assert!(directory.join("state.json").is_symlink() && volume.join("other.json").is_symlink());
+    assert!(volume.join("rules.json").is_file());
+    assert_eq!(StateFile::open(&directory).unwrap().1, rules);
+
+    symlink("loop.json", directory.join("loop.json")).unwrap();
+    assert!(followed(directory.join("loop.json")).unwrap_err().to_string().contains("symbolic links"));
+}
+
 #[test]
 fn options_are_stored_with_their_rule_and_do_not_make_another() {
     let directory = tempfile::tempdir().unwrap();

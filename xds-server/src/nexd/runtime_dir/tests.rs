@@ -19,10 +19,11 @@ fn leftovers_go_and_other_files_stay() {
     let parent = tempfile::tempdir().unwrap();
     let path = parent.path().join("run");
     drop(RuntimeDir::open(&path).unwrap());
-    for name in ["admin.sock", "ingress-tcp-1.sock", "bootstrap.json", "notes"] {
+    for name in ["ads.sock", "admin.sock", "ingress-tcp-1.sock", "bootstrap.json", "notes", "nexd.sock"] {
         fs::write(path.join(name), "").unwrap();
     }
     let directory = RuntimeDir::open(&path).unwrap();
+    directory.clear().unwrap();
     let names = || {
         let mut names: Vec<_> = fs::read_dir(&path)
             .unwrap()
@@ -31,10 +32,10 @@ fn leftovers_go_and_other_files_stay() {
         names.sort();
         names
     };
-    assert_eq!(names(), ["lock", "notes"]);
+    assert_eq!(names(), ["lock", "nexd.sock", "notes"]);
     directory.write_bootstrap(b"{}").unwrap();
     drop(directory);
-    assert_eq!(names(), ["lock", "notes"]);
+    assert_eq!(names(), ["lock", "nexd.sock", "notes"]);
 }
 
 #[test]
