@@ -54,5 +54,6 @@ pub use wg_quick::WgQuick;
 /// The name of the network when a configuration names none.
 pub const DEFAULT_NETWORK: &str = "default";
 
-/// The MTU of a tunnel when a configuration names none: 1,500 less 80 bytes of IPv6, UDP and WireGuard.
+/// The MTU of a tunnel when a configuration names none and the ways to the peers carry it: 1,500 less 80 bytes of IPv6, UDP
+/// and WireGuard.
 pub const DEFAULT_MTU: u16 = 1420;

@@ -28,8 +28,8 @@ pub struct Network {
     pub addresses: Vec<IpNet>,
     /// The UDP port; `None` is any free one.
     pub listen_port: Option<u16>,
-    /// Bytes in a packet inside the tunnel.
-    pub mtu: u16,
+    /// Bytes in a packet inside the tunnel; `None` is what fits the ways to the peers.
+    pub mtu: Option<u16>,
     /// The peers, each once, none of them this node.
     pub peers: Vec<Peer>,
     /// What the network may use at most.

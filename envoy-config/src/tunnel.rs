@@ -39,7 +39,7 @@ pub struct NetworkConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen_port: Option<u16>,
     /// Bytes in a packet inside the tunnel: 1,280 to 65,455. Overrides the wg-quick
-    /// file's when given.
+    /// file's when given. Without either it is what fits the ways to the peers, 1,420 at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
     /// The peers; more, or others, may follow by xDS in an [`EgressConfig`](crate::EgressConfig).

@@ -8,9 +8,9 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 
+use crate::Problem;
 use crate::key::{is_base64_character, looks_like_key};
 use crate::limits::MAX_SOCKET_PATH_BYTES;
-use crate::{DEFAULT_MTU, Problem};
 
 /// Bytes that WireGuard, UDP and IPv6 add to a packet: no MTU above 65,535 less these can be sent.
 const OVERHEAD: u16 = 80;
@@ -136,11 +136,13 @@ pub(crate) fn overlay_address(net: IpNet) -> Result<(), Problem> {
 }
 
 /// The MTU of a network: 1,280 to 65,455.
-pub(crate) fn mtu(mtu: Option<u16>) -> Result<u16, Problem> {
-    let mtu = mtu.unwrap_or(DEFAULT_MTU);
+pub(crate) fn mtu(mtu: Option<u16>) -> Result<Option<u16>, Problem> {
     let minimum = MIN_MTU;
     let maximum = u16::MAX - OVERHEAD;
-    if (minimum..=maximum).contains(&mtu) { Ok(mtu) } else { Err(Problem::Mtu { mtu, minimum, maximum }) }
+    match mtu {
+        Some(mtu) if !(minimum..=maximum).contains(&mtu) => Err(Problem::Mtu { mtu, minimum, maximum }),
+        _ => Ok(mtu),
+    }
 }
 
 /// A network's name becomes part of Envoy's names for listeners, resources and statistics.

@@ -60,7 +60,7 @@ fn an_inline_identity() {
     let config = NetworkConfig { peers: vec![other], listen_port: Some(0), ..inline(&key) };
     let network = config.load().unwrap();
     assert_eq!(network.public_key, OWN.parse().unwrap());
-    assert_eq!((network.mtu, network.listen_port), (1420, None));
+    assert_eq!((network.mtu, network.listen_port), (None, None));
     assert_eq!(network.peers[0].preshared_key, Some(PRIVATE.parse().unwrap()));
     assert_eq!(network.peers[0].endpoint, Some(Endpoint::Address("192.0.2.1:51820".parse().unwrap())));
     assert_eq!(network.peers[0].persistent_keepalive, None);
@@ -85,9 +85,9 @@ fn a_wg_quick_file_and_what_overrides_it() {
     );
     assert_eq!(network.warnings.len(), 1);
     assert!(network.warnings[0].starts_with(&format!("{}: line 6: \"DNS\" is ignored", path.display())));
-    assert_eq!(ports(network), (Some(51820), 1380));
-    assert_eq!(ports(load(Some(1), Some(9000)).unwrap()), (Some(1), 9000));
-    assert_eq!(ports(load(Some(0), None).unwrap()), (None, 1380), "0 asks for any port");
+    assert_eq!(ports(network), (Some(51820), Some(1380)));
+    assert_eq!(ports(load(Some(1), Some(9000)).unwrap()), (Some(1), Some(9000)));
+    assert_eq!(ports(load(Some(0), None).unwrap()), (None, Some(1380)), "0 asks for any port");
     assert_eq!(
         load(None, Some(1000)).unwrap_err().to_string(),
         "mtu: is 1000, give 1280 to 65455 (1420 fits most networks; 1280 is the least with IPv6 addresses)"

@@ -4,6 +4,7 @@
 //! it when it runs; `envoy --mode validate` never starts one, so nothing is opened there.
 
 mod desired;
+mod endpoints;
 mod placement;
 mod shard;
 pub(crate) mod visits;
@@ -234,6 +235,7 @@ impl Network {
             ..Counts::default()
         });
         status.health_checks = self.health.to_json();
+        status.unresolved = self.unresolved().iter().map(ToString::to_string).collect();
         status
     }
 

@@ -29,6 +29,10 @@ pub(crate) struct NetworkStatus {
     pub(crate) counts: Vec<Counts>,
     /// The last health check of each endpoint that has them.
     pub(crate) health_checks: Vec<Value>,
+    /// What hinders some of the peers: endpoints whose names are not found.
+    pub(crate) unresolved: Vec<String>,
+    /// Bytes in a packet inside the tunnel.
+    pub(crate) mtu: u16,
     /// Why the network is not running.
     pub(crate) failure: Option<String>,
 }
@@ -227,6 +231,8 @@ impl NetworkStatus {
             "name": name,
             "running": running,
             "failure": self.failure,
+            "unresolved": self.unresolved,
+            "mtu": self.mtu,
             "public_key": self.public_key,
             "addresses": self.addresses,
             "listen_port": self.listen_port,

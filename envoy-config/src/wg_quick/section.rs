@@ -79,10 +79,8 @@ impl InterfaceLines {
         }
         let mtu = match self.mtu.0 {
             None => None,
-            Some((line, mtu)) => Some(
-                value::mtu(Some(mtu))
-                    .map_err(|problem| ParseError { line, reason: Reason::Value { key: "MTU", problem } })?,
-            ),
+            Some((line, mtu)) => value::mtu(Some(mtu))
+                .map_err(|problem| ParseError { line, reason: Reason::Value { key: "MTU", problem } })?,
         };
         let listen_port = self.listen_port.into_value().filter(|port| *port != 0);
         Ok(Interface { private_key, addresses: self.addresses, listen_port, mtu })

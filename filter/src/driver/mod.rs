@@ -15,6 +15,7 @@ mod steering;
 mod thread;
 mod udp;
 mod udp_proxy;
+mod way;
 
 use crate::flow::Flow;
 use crate::greeting::Outcome;
@@ -28,7 +29,7 @@ use mio::{Events, Registry, Token};
 use nexodus_netstack::{Event, FlowId, Instant, Local, Netstack, PeerConfig};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 pub(crate) use thread::start;
@@ -60,8 +61,6 @@ pub(crate) enum StartError {
     Socket { port: u16, source: io::Error },
     #[error(transparent)]
     Netstack(#[from] nexodus_netstack::ConfigError),
-    #[error("endpoint {endpoint} of peer {public_key} cannot be resolved: {source}")]
-    Resolve { endpoint: String, public_key: String, source: io::Error },
     #[error("{what}: {source}")]
     System { what: &'static str, source: io::Error },
 }
@@ -165,8 +164,7 @@ impl Driver {
             self.udp.apply(now, &desired, &self.registry, &mut self.stack, &mut self.udp_stats);
         }
         if !Arc::ptr_eq(&desired.peers, &self.peers) {
-            let set = resolve(&desired.peers, self.shard.index);
-            match set.and_then(|peers| Ok(self.stack.set_peers(now, peers)?)) {
+            match self.stack.set_peers(now, peer_configs(&desired.peers, self.shard.index)) {
                 Ok(()) => self.peers = desired.peers,
                 Err(error) => {
                     envoy_log_error!("network {}: peers not changed: {}", self.network.name, error);
@@ -328,35 +326,26 @@ impl Driver {
     }
 }
 
-/// Peers as the netstack of this shard takes them: the names of its own resolved.
-fn resolve(peers: &[Placed], shard: usize) -> Result<Vec<PeerConfig>, StartError> {
-    peers.iter().map(|(peer, place)| resolve_peer(peer, *place, *place == shard)).collect()
+/// Peers as the netstack of this shard takes them.
+fn peer_configs(peers: &[Placed], shard: usize) -> Vec<PeerConfig> {
+    peers.iter().map(|(peer, place)| peer_config(peer, *place, *place == shard)).collect()
 }
 
-fn resolve_peer(peer: &Peer, shard: usize, own: bool) -> Result<PeerConfig, StartError> {
-    let endpoint = match &peer.endpoint {
-        _ if !own => None,
-        None => None,
-        Some(Endpoint::Address(address)) => Some(*address),
-        Some(Endpoint::Host { host, port }) => {
-            let failed = |source| StartError::Resolve {
-                endpoint: format!("{host}:{port}"),
-                public_key: peer.public_key.to_string(),
-                source,
-            };
-            let mut addresses: Vec<SocketAddr> =
-                (host.as_str(), *port).to_socket_addrs().map_err(failed)?.collect();
-            // A host without IPv6 still resolves to IPv6 addresses.
-            addresses.sort_by_key(SocketAddr::is_ipv6);
-            addresses.first().copied()
-        }
-    };
-    Ok(PeerConfig {
+fn peer_config(peer: &Peer, shard: usize, own: bool) -> PeerConfig {
+    PeerConfig {
         public_key: *peer.public_key.as_bytes(),
         preshared_key: peer.preshared_key.as_ref().map(|key| *key.as_bytes()),
-        endpoint,
+        // A name comes again as an address (`Network::look_up_endpoints`).
+        endpoint: peer.endpoint.as_ref().filter(|_| own).and_then(address),
         allowed_ips: peer.allowed_ips.clone(),
         persistent_keepalive: peer.persistent_keepalive,
         shard,
-    })
+    }
+}
+
+fn address(endpoint: &Endpoint) -> Option<SocketAddr> {
+    match endpoint {
+        Endpoint::Address(address) => Some(*address),
+        Endpoint::Host { .. } => None,
+    }
 }

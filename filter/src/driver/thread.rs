@@ -6,8 +6,8 @@
 
 use super::udp::Bound;
 use super::{
-    Driver, Shard, Socket, StartError, UDP, UdpProxy, UdpStats, WAKER, checks, clock, egress, ingress, pings,
-    resolve,
+    Driver, Shard, Socket, StartError, UDP, UdpProxy, UdpStats, WAKER, checks, clock, egress, ingress,
+    peer_configs, pings, way,
 };
 use crate::network::{self, Network, Phase};
 use crate::status::{NetworkStatus, ThreadStats};
@@ -27,7 +27,7 @@ const MIN_REASSEMBLY: usize = 512 << 10;
 /// Opens the network's port and starts its threads.
 ///
 /// # Errors
-/// When the port cannot be opened, the configuration contradicts itself, or a peer's name does not resolve.
+/// When the port cannot be opened, or the configuration contradicts itself.
 pub(crate) fn start(
     network: &Arc<Network>,
     config: &envoy_config::Network,
@@ -35,11 +35,16 @@ pub(crate) fn start(
     let port = config.listen_port.unwrap_or(0);
     let sockets = Bound::open_several(port, network.shards().len())
         .map_err(|source| StartError::Socket { port, source })?;
-    let prepare = |(shard, socket)| prepare(network, config, shard, socket);
+    network.look_up_endpoints();
+    let endpoints = network.peers();
+    let endpoints = endpoints.iter().filter_map(|(peer, _)| super::address(peer.endpoint.as_ref()?));
+    let mtu = config.mtu.unwrap_or_else(|| way::tunnel_mtu(endpoints));
+    let prepare = |(shard, socket)| prepare(network, config, mtu, shard, socket);
     let prepared = network.shards().iter().zip(sockets).map(prepare).collect::<Result<Vec<_>, _>>()?;
     *network::lock(&network.status) = NetworkStatus {
         public_key: config.public_key.to_string(),
         addresses: config.addresses.iter().map(ToString::to_string).collect(),
+        mtu,
         listen_port: prepared.first().map_or(0, |(driver, _)| driver.socket.port()),
         ..NetworkStatus::default()
     };
@@ -63,6 +68,7 @@ pub(crate) fn start(
 fn prepare(
     network: &Arc<Network>,
     config: &envoy_config::Network,
+    mtu: u16,
     shard: &Arc<Shard>,
     socket: Bound,
 ) -> Result<(Driver, Poll), StartError> {
@@ -77,7 +83,7 @@ fn prepare(
         Config {
             private_key: *config.private_key.as_bytes(),
             addresses: config.addresses.clone(),
-            mtu: config.mtu,
+            mtu,
             // What many peers use together is shared out; datagrams are the first one's alone.
             limits: Limits {
                 max_flows: config.limits.max_flows.div_ceil(count),
@@ -94,7 +100,7 @@ fn prepare(
         clock.now(),
     )?;
     let peers = network.peers();
-    stack.set_peers(clock.now(), resolve(&peers, shard.index)?)?;
+    stack.set_peers(clock.now(), peer_configs(&peers, shard.index))?;
     let driver = Driver {
         network: network.clone(),
         shard: shard.clone(),

@@ -2,9 +2,11 @@
 //! and receive (GRO) offload where the kernel has them. And what other sockets need for the same.
 
 use super::steering;
-use envoy_proxy_dynamic_modules_rust_sdk::envoy_log_info;
+use super::way::{Narrow, is_too_large};
+use envoy_proxy_dynamic_modules_rust_sdk::{envoy_log_info, envoy_log_warn};
 use mio::{Interest, Registry, Token};
 use nexodus_netstack::Transmit;
+use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Type};
 use std::io::{self, IoSliceMut};
@@ -26,6 +28,7 @@ pub(super) struct Socket {
     writable: bool,
     inbox: Inbox,
     outgoing: Vec<u8>,
+    narrow: Narrow,
     /// What `outgoing` holds, when the kernel had no room for it.
     waiting: Option<Transmit>,
 }
@@ -99,6 +102,7 @@ impl Socket {
             writable: true,
             inbox: Inbox::default(),
             outgoing: Vec::with_capacity(64 * 1024),
+            narrow: Narrow::default(),
             waiting: None,
         })
     }
@@ -160,26 +164,37 @@ impl Socket {
     /// on the way.
     pub(super) fn send(&mut self, transmit: Transmit) -> bool {
         let size = transmit.segment_size.unwrap_or(self.outgoing.len()).max(1);
-        let per_call = size * self.state.max_gso_segments().max(1);
+        let host = transmit.destination.ip();
         let destination = self.mapped(transmit.destination);
-        let mut sent = true;
-        for (index, batch) in self.outgoing.chunks(per_call).enumerate() {
+        let (mut sent, mut start) = (true, 0);
+        while start < self.outgoing.len() {
+            let segments = if self.narrow.contains(host) { 1 } else { self.state.max_gso_segments().max(1) };
+            let batch = &self.outgoing[start..self.outgoing.len().min(start + size * segments)];
+            let is_one = batch.len() <= size;
             let transmit_batch = quinn_udp::Transmit {
                 destination,
                 ecn: None,
                 contents: batch,
-                segment_size: (batch.len() > size).then_some(size),
+                segment_size: (!is_one).then_some(size),
                 src_ip: None,
             };
             match self.state.try_send((&self.socket).into(), &transmit_batch) {
-                Ok(()) => {}
+                Ok(()) => start += batch.len(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.set_writable(false);
                     self.waiting = Some(transmit);
-                    self.outgoing.drain(..index * per_call);
+                    self.outgoing.drain(..start);
                     return sent;
                 }
-                Err(_) => sent = false,
+                // The same again, one by one.
+                Err(error) if !is_one && is_too_large(&error) => {
+                    if self.narrow.insert(host) {
+                        envoy_log_warn!(
+                            "datagrams of {size} bytes do not fit the way to {host} in one piece; a smaller MTU in the WireGuard configuration spares fragments"
+                        );
+                    }
+                }
+                Err(_) => (sent, start) = (false, start + batch.len()),
             }
         }
         sent
@@ -270,6 +285,7 @@ pub(super) fn allow_fragmentation(socket: &mio::net::UdpSocket, ipv6: bool) {
     let _ = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT);
     if ipv6 {
         let _ = set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DONT);
+        let _ = setsockopt(socket, sockopt::Ipv6DontFrag, &false);
     }
 }
 

@@ -89,7 +89,7 @@ impl Network {
         self.changed();
     }
 
-    fn changed(&self) {
+    pub(super) fn changed(&self) {
         self.shards().iter().for_each(|shard| shard.changed());
     }
 

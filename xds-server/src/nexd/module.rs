@@ -23,6 +23,9 @@ pub struct Network {
     /// Why it does not run.
     #[serde(default)]
     pub failure: Option<String>,
+    /// What hinders some of its peers.
+    #[serde(default)]
+    pub unresolved: Vec<String>,
     /// Everybody it knows.
     #[serde(default)]
     pub peers: Vec<NetworkPeer>,
@@ -57,14 +60,14 @@ impl Status {
         PeerList { peers: peers.collect(), ..PeerList::default() }
     }
 
-    /// A line for each network that does not run.
+    /// A line for each network that does not run, and for each peer of the others whose endpoint is not found.
     #[must_use]
     pub fn failures(&self) -> String {
-        let failed = |network: &Network| {
-            let failure = network.failure.as_deref()?;
-            Some(format!("Network {} is not running: {failure}\n", network.name))
+        let lines = |network: &Network| match &network.failure {
+            Some(failure) => format!("Network {} is not running: {failure}\n", network.name),
+            None => network.unresolved.iter().map(|what| format!("{what}; it is tried again\n")).collect(),
         };
-        self.networks.iter().filter_map(failed).collect()
+        self.networks.iter().map(lines).collect()
     }
 }
 
@@ -100,7 +103,7 @@ mod tests {
          "transmitted_bytes": 5, "received_bytes": 6, "persistent_keepalive": 20},
         {"public_key": "b", "endpoint": null, "allowed_ips": [], "latest_handshake": null,
          "transmitted_bytes": 0, "received_bytes": 0, "persistent_keepalive": 0}]},
-        {"name": "second", "failure": "no port"}]}"#;
+        {"name": "second", "failure": "no port"}, {"name": "third", "unresolved": ["endpoint h:1 of peer c cannot be resolved"]}]}"#;
 
     fn status() -> Status {
         serde_json::from_str(STATUS).unwrap()
@@ -120,6 +123,9 @@ mod tests {
 
     #[test]
     fn a_network_that_does_not_run_says_why() {
-        assert_eq!(status().failures(), "Network second is not running: no port\n");
+        assert_eq!(
+            status().failures(),
+            "Network second is not running: no port\nendpoint h:1 of peer c cannot be resolved; it is tried again\n"
+        );
     }
 }
