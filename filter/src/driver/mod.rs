@@ -171,7 +171,8 @@ impl Driver {
                 }
             }
         }
-        let wanted: BTreeSet<Local> = desired.listeners.keys().copied().collect();
+        let listeners = desired.listeners.newest();
+        let wanted: BTreeSet<Local> = listeners.keys().copied().collect();
         for local in self.listening.difference(&wanted) {
             self.stack.unlisten(*local);
         }
@@ -179,8 +180,7 @@ impl Driver {
             self.stack.listen(*local);
         }
         self.listening = wanted;
-        self.relays
-            .set_listeners(desired.listeners.into_iter().map(|(local, (_, path))| (local, path)).collect());
+        self.relays.set_listeners(listeners);
         self.status_due = now;
     }
 

@@ -115,14 +115,14 @@ impl UdpProxy {
         stack: &mut Netstack,
         stats: &mut UdpStats,
     ) {
-        for local in self.listeners.keys().filter(|local| !desired.udp_listeners.contains_key(local)) {
+        let listeners = desired.udp_listeners.newest();
+        for local in self.listeners.keys().filter(|local| !listeners.contains_key(local)) {
             stack.udp_unlisten(*local);
         }
-        for local in desired.udp_listeners.keys().filter(|local| !self.listeners.contains_key(local)) {
+        for local in listeners.keys().filter(|local| !self.listeners.contains_key(local)) {
             stack.udp_listen(*local);
         }
-        self.listeners =
-            desired.udp_listeners.iter().map(|(local, (_, address))| (*local, *address)).collect();
+        self.listeners = listeners;
 
         let gone: Vec<SocketAddr> =
             self.relays.keys().filter(|address| !desired.udp_relays.contains_key(address)).copied().collect();

@@ -4,6 +4,7 @@ use super::{Network, Shard, lock, placement};
 use envoy_config::{Destination, Peer, PublicKey, UdpRelay};
 use nexodus_netstack::Local;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
@@ -13,13 +14,12 @@ use std::sync::{Arc, PoisonError};
 pub(crate) struct Desired {
     /// Each with the number of its shard. Another one when they have changed.
     pub(crate) peers: Arc<Vec<Placed>>,
-    /// Where in the overlay to listen for TCP, and the Unix socket of the Envoy listener, with the configuration that said so
-    /// last.
-    pub(crate) listeners: BTreeMap<Local, (u64, PathBuf)>,
+    /// Where in the overlay to listen for TCP, and the Unix socket of the Envoy listener.
+    pub(crate) listeners: Generations<PathBuf>,
     /// Loopback address to the overlay destinations that it stands for.
     pub(crate) udp_relays: BTreeMap<SocketAddr, RelayTo>,
     /// The same for UDP, and the loopback address of the Envoy listener.
-    pub(crate) udp_listeners: BTreeMap<Local, (u64, SocketAddr)>,
+    pub(crate) udp_listeners: Generations<SocketAddr>,
 }
 
 /// A peer, and the number of the shard that has it.
@@ -62,14 +62,14 @@ impl Network {
         }
     }
 
-    /// `socket` is the newest to stand for `local`, until [`Self::remove_listener`] with the same `generation`.
+    /// `socket` stands for `local`, until [`Self::remove_listener`] with the same `generation`.
     pub(crate) fn set_listener(&self, local: Local, socket: PathBuf, generation: u64) {
-        lock(&self.desired).listeners.insert(local, (generation, socket));
+        lock(&self.desired).listeners.insert(local, generation, socket);
         self.changed();
     }
 
     pub(crate) fn remove_listener(&self, local: Local, generation: u64) {
-        remove_generation(&mut lock(&self.desired).listeners, &local, generation);
+        lock(&self.desired).listeners.remove(local, generation);
         self.changed();
     }
 
@@ -80,12 +80,12 @@ impl Network {
     }
 
     pub(crate) fn set_udp_listener(&self, local: Local, listener: SocketAddr, generation: u64) {
-        lock(&self.desired).udp_listeners.insert(local, (generation, listener));
+        lock(&self.desired).udp_listeners.insert(local, generation, listener);
         self.changed();
     }
 
     pub(crate) fn remove_udp_listener(&self, local: Local, generation: u64) {
-        remove_generation(&mut lock(&self.desired).udp_listeners, &local, generation);
+        lock(&self.desired).udp_listeners.remove(local, generation);
         self.changed();
     }
 
@@ -123,10 +123,36 @@ impl From<&UdpRelay> for RelayTo {
     }
 }
 
-/// Removes what the configuration `generation` has said, unless a newer one has spoken since.
-fn remove_generation<K: Ord, V>(map: &mut BTreeMap<K, (u64, V)>, key: &K, generation: u64) {
-    if map.get(key).is_some_and(|(newest, _)| *newest == generation) {
-        map.remove(key);
+/// What the configurations that Envoy holds say of each local address, by their generation. The newest counts, and not for ever:
+/// Envoy also withdraws one that never became active, and then that before it is still the active one.
+#[derive(Clone)]
+pub(crate) struct Generations<V>(BTreeMap<Local, BTreeMap<u64, V>>);
+
+impl<V> Default for Generations<V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<V: Clone> Generations<V> {
+    fn insert(&mut self, local: Local, generation: u64, value: V) {
+        self.0.entry(local).or_default().insert(generation, value);
+    }
+
+    fn remove(&mut self, local: Local, generation: u64) {
+        if let Entry::Occupied(mut held) = self.0.entry(local) {
+            held.get_mut().remove(&generation);
+            if held.get().is_empty() {
+                held.remove();
+            }
+        }
+    }
+
+    /// What counts for each local address.
+    pub(crate) fn newest(&self) -> BTreeMap<Local, V> {
+        let newest =
+            |(local, held): (&Local, &BTreeMap<u64, V>)| Some((*local, held.values().next_back()?.clone()));
+        self.0.iter().filter_map(newest).collect()
     }
 }
 
@@ -152,4 +178,27 @@ pub(crate) struct ForeignAddress {
     address: IpAddr,
     network: String,
     own: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_configuration_that_envoy_holds_counts() {
+        let (http, https) = (Local { address: None, port: 80 }, Local { address: None, port: 443 });
+        let mut listeners = Generations::default();
+        listeners.insert(http, 1, "active");
+        listeners.insert(https, 2, "another port");
+        listeners.insert(http, 3, "withdrawn before it is active");
+        assert_eq!(listeners.newest()[&http], "withdrawn before it is active");
+        listeners.remove(http, 3);
+        assert_eq!(listeners.newest(), BTreeMap::from([(http, "active"), (https, "another port")]));
+        listeners.insert(http, 4, "replaces the active one");
+        listeners.remove(http, 1);
+        assert_eq!(listeners.newest()[&http], "replaces the active one");
+        listeners.remove(http, 4);
+        listeners.remove(http, 4);
+        assert_eq!(listeners.newest(), BTreeMap::from([(https, "another port")]));
+    }
 }
