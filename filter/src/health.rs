@@ -36,7 +36,8 @@ pub(crate) struct Check {
     pub(crate) destinations: VecDeque<SocketAddr>,
     /// What the endpoint was before.
     standing: HostHealth,
-    reporter: Reporter,
+    /// Not a [`Reporter`]: unit tests have no Envoy that one belongs to.
+    report: Box<dyn FnOnce(HostHealth) + Send>,
 }
 
 impl Check {
@@ -46,7 +47,7 @@ impl Check {
 
     pub(crate) fn end(self, network: &Network, outcome: Outcome) {
         network.health.found(&network.name, self.session, outcome);
-        self.reporter.report(match outcome {
+        (self.report)(match outcome {
             Outcome::Connected => HostHealth::Healthy,
             // A limit of this node says nothing about the destination.
             Outcome::Overloaded => self.standing,
@@ -185,8 +186,12 @@ impl HealthCheckerSession for Session {
             return;
         };
         network.health.results.show(self.id, &destination.to_string());
-        let check =
-            Check { session: self.id, destinations: VecDeque::new(), standing: host.health(), reporter };
+        let check = Check {
+            session: self.id,
+            destinations: VecDeque::new(),
+            standing: host.health(),
+            report: Box::new(move |health| reporter.report(health)),
+        };
         match destination {
             Destination::Address(address) => network.check(check.of([address])),
             Destination::Name { host, port } => look_up(network, &host, port, check),

@@ -303,11 +303,14 @@ impl Driver {
         };
     }
 
-    /// Ends every connection of this network.
-    fn close_all(&mut self) {
-        let now = self.clock.now();
-        self.shard.take_work(&mut self.work);
-        for flow in std::mem::take(&mut self.work) {
+    /// Tells everybody who has a connection of this network that it has ended; what the netstack still has of these. It is not
+    /// asked: it may be what has panicked, and to panic again would leave those who come next waiting.
+    fn close_all(&mut self) -> Vec<FlowId> {
+        let mut work = VecDeque::new();
+        self.shard.take_work(&mut work);
+        // A panic has left some.
+        work.append(&mut self.work);
+        for flow in work {
             egress::network_down(&flow);
         }
         for wanted in self.shard.checks.take().into_values() {
@@ -315,14 +318,24 @@ impl Driver {
                 self.end_check(check, Outcome::NetworkDown);
             }
         }
+        let mut flows = Vec::with_capacity(self.owners.len());
         for (id, owner) in std::mem::take(&mut self.owners) {
-            self.stack.abort(now, id);
+            flows.push(id);
             match owner {
                 Owner::Egress(egress) => egress.network_down(),
                 Owner::Ingress(relay) => self.relays.remove(relay, &self.network),
                 Owner::Check(check) => self.end_check(check, Outcome::NetworkDown),
             }
         }
+        flows
+    }
+
+    /// Ends every connection of this network, in the overlay too.
+    fn stop(&mut self) {
+        let flows = self.close_all();
+        let now = self.clock.now();
+        flows.into_iter().for_each(|flow| self.stack.abort(now, flow));
+        self.transmit(now);
     }
 }
 

@@ -157,7 +157,7 @@ fn run(network: &Network, shard: &Shard, driver: &Mutex<Driver>, poll: Poll) {
         // Its other threads end too: a node that reaches some of its peers is harder to find out about than one that reaches none.
         network.end(Phase::Failed);
     }
-    // Whatever state a panic has left it in: its flows have to end.
+    // Whatever state a panic has left it in, its flows have to end; after an orderly stop those that came meanwhile.
     driver.lock().unwrap_or_else(PoisonError::into_inner).close_all();
 }
 
@@ -177,11 +177,7 @@ fn turns(network: &Network, shard: &Shard, driver: &Mutex<Driver>, mut poll: Pol
         shard.awake();
         sleep = driver.turn()?;
     }
-    // What the ends of the flows still have to say.
-    let mut driver = driver.lock().map_err(|_| io::Error::other(PANIC))?;
-    driver.close_all();
-    let now = driver.clock.now();
-    driver.transmit(now);
+    driver.lock().map_err(|_| io::Error::other(PANIC))?.stop();
     Ok(())
 }
 
@@ -207,3 +203,7 @@ impl Drop for WakeIfPanicking {
         }
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;
