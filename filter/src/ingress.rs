@@ -130,7 +130,8 @@ struct IngressFilter {
 
 impl<ENF: EnvoyNetworkFilter> NetworkFilter<ENF> for IngressFilter {
     fn on_new_connection(&mut self, envoy: &mut ENF) -> DataStatus {
-        let link = addresses(envoy).and_then(|(source, destination)| self.network.link(source, destination));
+        let link =
+            addresses(envoy).and_then(|(source, destination)| self.network.links.get(source, destination));
         let Some(link) = link else {
             // Whoever may open the socket may write any PROXY header: only connections of the network thread count.
             envoy.close_with_details(CloseType::NoFlush, "nexodus.ingress: not a connection of this overlay");

@@ -5,6 +5,7 @@
 
 mod desired;
 mod endpoints;
+mod links;
 mod placement;
 mod shard;
 pub(crate) mod visits;
@@ -13,11 +14,11 @@ use crate::failures::Failures;
 use crate::flow::{Flow, QueueBudget};
 use crate::greeting::Outcome;
 use crate::health::{Check, HealthBoard, SessionId, Wanted};
-use crate::ingress::IngressLink;
 use crate::pings::{Echo, Pings, Report, TooMany};
 use crate::status::{Counts, NetworkStatus};
 pub(crate) use desired::{Desired, OwnPeer, Placed, listener};
 use envoy_config::PublicKey;
+pub(crate) use links::Links;
 use nexodus_netstack::AllowedIps;
 use placement::Placement;
 pub(crate) use shard::Shard;
@@ -67,8 +68,7 @@ pub(crate) struct Network {
     /// Which shard an overlay address belongs to.
     routes: RwLock<AllowedIps<usize>>,
     desired: Mutex<Desired>,
-    /// Connections on their way from the overlay into Envoy, by (overlay source, overlay destination).
-    links: Mutex<HashMap<(SocketAddr, SocketAddr), Arc<IngressLink>>>,
+    pub(crate) links: Links,
     /// The network thread's sockets towards Envoy's UDP ingress listeners.
     udp_sources: RwLock<HashSet<SocketAddr>>,
     foreign_datagrams: AtomicU64,
@@ -94,7 +94,7 @@ impl Network {
             placement: Mutex::default(),
             routes: RwLock::default(),
             desired: Mutex::default(),
-            links: Mutex::default(),
+            links: Links::default(),
             udp_sources: RwLock::default(),
             foreign_datagrams: AtomicU64::new(0),
             refused_names: AtomicU64::new(0),
@@ -296,18 +296,6 @@ impl Network {
     /// Has the network thread look at a relay: its filter is there.
     pub(crate) fn relay_attached(&self, shard: usize, relay: usize) {
         self.shards[shard].relay_attached(relay);
-    }
-
-    pub(crate) fn add_link(&self, source: SocketAddr, destination: SocketAddr, link: Arc<IngressLink>) {
-        lock(&self.links).insert((source, destination), link);
-    }
-
-    pub(crate) fn link(&self, source: SocketAddr, destination: SocketAddr) -> Option<Arc<IngressLink>> {
-        lock(&self.links).get(&(source, destination)).cloned()
-    }
-
-    pub(crate) fn remove_link(&self, source: SocketAddr, destination: SocketAddr) {
-        lock(&self.links).remove(&(source, destination));
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::{Driver, FIRST_RELAY, Owner, proxy_protocol};
 use crate::ingress::IngressLink;
-use crate::network::{self, Network};
+use crate::network::{self, Links};
 use bytes::{Buf as _, Bytes};
 use mio::event::Event as Ready;
 use mio::net::UnixStream;
@@ -110,9 +110,9 @@ impl Relays {
     }
 
     /// Closes the socket and forgets the relay.
-    pub(super) fn remove(&mut self, relay: RelayId, network: &Network) {
+    pub(super) fn remove(&mut self, relay: RelayId, links: &Links) {
         if let Some(relay) = self.relays.try_remove(relay) {
-            network.remove_link(relay.source, relay.destination);
+            links.remove(relay.source, relay.destination, &relay.link);
         }
     }
 }
@@ -139,13 +139,13 @@ impl Driver {
         let path = network::listener(&self.relays.listeners, local).ok_or(ErrorKind::NotFound)?;
         let link = Arc::new(IngressLink::new(self.shard.index, self.relays.relays.vacant_key()));
         // Before the connection exists: Envoy may look for it at once.
-        self.network.add_link(remote, local, link.clone());
+        self.network.links.add(remote, local, link.clone());
         let stream = UnixStream::connect(path).and_then(|mut stream| {
             let token = token(self.relays.relays.vacant_key());
             self.registry.register(&mut stream, token, Interest::READABLE)?;
             Ok(stream)
         });
-        let stream = stream.inspect_err(|_| self.network.remove_link(remote, local))?;
+        let stream = stream.inspect_err(|_| self.network.links.remove(remote, local, &link))?;
         self.relays.made += 1;
         let id = self.relays.relays.insert(Relay {
             flow,
@@ -177,7 +177,7 @@ impl Driver {
             }
             self.relays.resetting.pop_front();
             if self.relays.relays.get(relay).is_some_and(|relay| relay.serial == serial) {
-                self.relays.remove(relay, &self.network);
+                self.relays.remove(relay, &self.network.links);
             }
         }
     }
@@ -201,7 +201,7 @@ impl Driver {
         let Some(relay) = self.relays.relays.get_mut(id) else { return };
         self.stats.overlay_resets += 1;
         if has_unread_bytes(&relay.stream) {
-            self.relays.remove(id, &self.network);
+            self.relays.remove(id, &self.network.links);
         } else {
             relay.phase = RelayPhase::Resetting;
             relay.readable = false;
@@ -215,7 +215,7 @@ impl Driver {
         if relay.phase == RelayPhase::Resetting {
             // The byte has come, or Envoy closed by itself.
             if relay.readable {
-                self.relays.remove(id, &self.network);
+                self.relays.remove(id, &self.network.links);
             }
             return;
         }
@@ -225,13 +225,13 @@ impl Driver {
             Progress::Done => {
                 self.owners.remove(&flow);
                 self.stack.release(now, flow);
-                self.relays.remove(id, &self.network);
+                self.relays.remove(id, &self.network.links);
             }
             Progress::Aborted => {
                 self.stats.resets_out += 1;
                 self.owners.remove(&flow);
                 self.stack.abort(now, flow);
-                self.relays.remove(id, &self.network);
+                self.relays.remove(id, &self.network.links);
             }
         }
     }

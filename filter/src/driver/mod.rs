@@ -323,7 +323,7 @@ impl Driver {
             flows.push(id);
             match owner {
                 Owner::Egress(egress) => egress.network_down(),
-                Owner::Ingress(relay) => self.relays.remove(relay, &self.network),
+                Owner::Ingress(relay) => self.relays.remove(relay, &self.network.links),
                 Owner::Check(check) => self.end_check(check, Outcome::NetworkDown),
             }
         }
