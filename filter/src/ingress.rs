@@ -7,8 +7,8 @@
 //!   that is an abort, and becomes RST in the overlay.
 //! * The overlay peer ends its stream: the network thread waits with the socket's end until this filter is there.
 //!   Envoy's listener filters, which run before it, take an end of stream for a connection that is gone.
-//! * The overlay peer resets: closing a Unix socket with unread bytes gives the other end ECONNRESET, so this
-//!   filter writes one byte that the network thread never reads. Envoy sees a reset and passes it on.
+//! * The overlay peer resets, or the network ends: closing a Unix socket with unread bytes gives the other end
+//!   ECONNRESET, so this filter writes one byte that the network thread never reads. Envoy sees a reset and passes it on.
 
 use crate::network::{self, Network};
 use envoy_config::{IngressConfig, Protocol};
@@ -72,7 +72,7 @@ impl IngressLink {
     }
 
     /// Worker: the filter is there. Returns whether a reset is wanted already.
-    fn attach(&self, network: &Network, scheduler: Box<dyn EnvoyNetworkFilterScheduler>) -> bool {
+    pub(crate) fn attach(&self, network: &Network, scheduler: Box<dyn EnvoyNetworkFilterScheduler>) -> bool {
         let mut state = network::lock(&self.state);
         state.attached = true;
         state.scheduler = Some(scheduler);

@@ -8,7 +8,7 @@ use crate::network::{self, Links};
 use bytes::{Buf as _, Bytes};
 use mio::event::Event as Ready;
 use mio::net::UnixStream;
-use mio::{Interest, Registry, Token};
+use mio::{Events, Interest, Poll, Registry, Token};
 use nexodus_netstack::{CloseReason, Event, FlowId, Instant, Local, Netstack};
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
@@ -115,6 +115,20 @@ impl Relays {
             links.remove(relay.source, relay.destination, &relay.link);
         }
     }
+
+    /// Has Envoy see that the connection was reset.
+    fn reset(&mut self, now: Instant, id: RelayId, links: &Links) {
+        let Some(relay) = self.relays.get_mut(id) else { return };
+        // After Envoy's end of stream the filter can write no byte.
+        if relay.read_finished || has_unread_bytes(&relay.stream) {
+            self.remove(id, links);
+        } else {
+            relay.phase = RelayPhase::Resetting;
+            relay.readable = false;
+            self.resetting.push_back((now + RESET_LIMIT, id, relay.serial));
+            relay.link.want_reset();
+        }
+    }
 }
 
 impl Driver {
@@ -198,15 +212,30 @@ impl Driver {
             self.pump(now, id);
             return;
         }
-        let Some(relay) = self.relays.relays.get_mut(id) else { return };
         self.stats.overlay_resets += 1;
-        if has_unread_bytes(&relay.stream) {
-            self.relays.remove(id, &self.network.links);
-        } else {
-            relay.phase = RelayPhase::Resetting;
-            relay.readable = false;
-            self.relays.resetting.push_back((now + RESET_LIMIT, id, relay.serial));
-            relay.link.want_reset();
+        self.relays.reset(now, id, &self.network.links);
+    }
+
+    /// The network has ended: has Envoy see a reset of every connection that has not. It would take a mere end for that of the
+    /// stream, and what a peer has sent so far for everything. Waits for Envoy's workers, [`RESET_LIMIT`] at most, and does
+    /// not ask the netstack.
+    pub(super) fn reset_relays(&mut self, poll: &mut Poll) {
+        let mut now = self.clock.now();
+        let all: Vec<RelayId> = self.relays.relays.iter().map(|(id, _)| id).collect();
+        for id in all {
+            self.relays.reset(now, id, &self.network.links);
+        }
+        let mut events = Events::with_capacity(1024);
+        while !self.relays.relays.is_empty()
+            && let Some(deadline) = self.relays.deadline()
+        {
+            match poll.poll(&mut events, Some(deadline.saturating_since(now))) {
+                Err(error) if error.kind() != ErrorKind::Interrupted => return,
+                _ => {}
+            }
+            self.ready(&events);
+            now = self.clock.now();
+            self.serve_relays(now);
         }
     }
 

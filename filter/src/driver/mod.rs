@@ -323,7 +323,8 @@ impl Driver {
             flows.push(id);
             match owner {
                 Owner::Egress(egress) => egress.network_down(),
-                Owner::Ingress(relay) => self.relays.remove(relay, &self.network.links),
+                // See `reset_relays`.
+                Owner::Ingress(_) => {}
                 Owner::Check(check) => self.end_check(check, Outcome::NetworkDown),
             }
         }

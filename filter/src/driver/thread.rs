@@ -143,9 +143,9 @@ fn spawn(network: &Arc<Network>, driver: Driver, poll: Poll) -> Result<JoinHandl
 }
 
 /// The thread. A panic ends this network alone: its flows are closed, its gauge says so, Envoy lives on.
-fn run(network: &Network, shard: &Shard, driver: &Mutex<Driver>, poll: Poll) {
+fn run(network: &Network, shard: &Shard, driver: &Mutex<Driver>, mut poll: Poll) {
     let ended =
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| turns(network, shard, driver, poll)));
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| turns(network, shard, driver, &mut poll)));
     let failure = match ended {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),
@@ -158,12 +158,14 @@ fn run(network: &Network, shard: &Shard, driver: &Mutex<Driver>, poll: Poll) {
         network.end(Phase::Failed);
     }
     // Whatever state a panic has left it in, its flows have to end; after an orderly stop those that came meanwhile.
-    driver.lock().unwrap_or_else(PoisonError::into_inner).close_all();
+    let mut driver = driver.lock().unwrap_or_else(PoisonError::into_inner);
+    driver.close_all();
+    driver.reset_relays(&mut poll);
 }
 
 const PANIC: &str = "internal error (a panic; please report it)";
 
-fn turns(network: &Network, shard: &Shard, driver: &Mutex<Driver>, mut poll: Poll) -> io::Result<()> {
+fn turns(network: &Network, shard: &Shard, driver: &Mutex<Driver>, poll: &mut Poll) -> io::Result<()> {
     let mut events = Events::with_capacity(1024);
     let mut sleep = Some(Duration::ZERO);
     while network.phase() == Phase::Running {

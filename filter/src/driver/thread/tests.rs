@@ -4,7 +4,11 @@ use super::*;
 use crate::flow::{Flow, FlowState};
 use crate::greeting::Outcome;
 use envoy_config::{Limits, Peer, PrivateKey};
+use nexodus_netstack::Local;
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The peer's.
@@ -43,11 +47,10 @@ fn config(name: &str) -> envoy_config::Network {
 }
 
 /// A network whose thread does not run.
-fn driver(name: &str) -> Driver {
+fn driver(name: &str) -> (Driver, Poll) {
     let config = config(name);
     let network = Network::register(&config).unwrap();
-    let (driver, _) = prepare(&network, &config, &network.shards()[0], Bound::open(0).unwrap()).unwrap();
-    driver
+    prepare(&network, &config, &network.shards()[0], Bound::open(0).unwrap()).unwrap()
 }
 
 fn flow(network: &Network, woken: &Woken) -> Arc<Flow> {
@@ -75,7 +78,7 @@ fn whoever_has_a_flow_is_told_that_the_network_has_ended() {
 
 #[test]
 fn what_a_panic_has_left_is_told_without_the_netstack() {
-    let mut driver = driver("panicked");
+    let (mut driver, _poll) = driver("panicked");
     let (woken, network) = (Woken::default(), driver.network.clone());
     let [open, left, came] = [(); 3].map(|()| flow(&network, &woken));
     network.work(&open);
@@ -89,4 +92,43 @@ fn what_a_panic_has_left_is_told_without_the_netstack() {
     assert_eq!([open, left, came].map(|flow| flow.lock().outcome), [Some(Outcome::NetworkDown); 3]);
     assert_eq!((woken.0.load(Ordering::Relaxed), flows.len()), (3, 1));
     assert_eq!(driver.stack.stats().flows, 1, "the netstack was not asked");
+}
+
+/// Writes a byte when it is to be scheduled, as `nexodus.ingress` does.
+struct Filter(UnixStream);
+
+impl EnvoyNetworkFilterScheduler for Filter {
+    fn commit(&self, _event_id: u64) {
+        (&self.0).write_all(&[0]).unwrap();
+    }
+}
+
+#[test]
+fn envoy_sees_a_reset_of_what_comes_from_a_network_that_has_ended() {
+    let (mut driver, mut poll) = driver("ingress");
+    let path = std::env::temp_dir().join(format!("nexodus-ingress-{}.sock", std::process::id()));
+    let listener = UnixListener::bind(&path).unwrap();
+    driver.relays.set_listeners(BTreeMap::from([(Local { address: None, port: 80 }, path.clone())]));
+    let network = driver.network.clone();
+    let local = SocketAddr::from(([100, 64, 0, 1], 80));
+    let mut accept = |port| {
+        let now = driver.clock.now();
+        let flow = driver.stack.connect(now, DESTINATION.into()).unwrap();
+        let remote = SocketAddr::from(([100, 64, 0, 2], port));
+        driver.incoming(now, flow, local, remote);
+        (listener.accept().unwrap().0, network.links.get(remote, local).unwrap())
+    };
+    let (mut idle, link) = accept(40_000);
+    link.attach(&network, Box::new(Filter(idle.try_clone().unwrap())));
+    let (mut answering, _) = accept(40_001);
+    answering.write_all(b"that nobody reads any more").unwrap();
+    std::fs::remove_file(path).unwrap();
+    driver.close_all();
+    driver.reset_relays(&mut poll);
+    for (stream, port) in [(&mut idle, 40_000), (&mut answering, 40_001)] {
+        let mut received = Vec::new();
+        let end = stream.read_to_end(&mut received).map_err(|error| error.kind());
+        assert_eq!((received.len(), end), (28, Err(ErrorKind::ConnectionReset)), "PROXY header, reset");
+        assert!(network.links.get(([100, 64, 0, 2], port).into(), local).is_none());
+    }
 }
