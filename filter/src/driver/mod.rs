@@ -49,6 +49,8 @@ const SEND_BUDGET: usize = 64;
 /// Netstack events per turn: few enough that a burst of new connections does not keep datagrams waiting until the
 /// socket's buffer is full.
 const EVENT_BUDGET: usize = 256;
+/// Until when a thread sleeps that goes on at once: its budgets have left something. Before any other instant.
+const AT_ONCE: Instant = Instant::from_micros(0);
 /// The status is at most this old.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -120,8 +122,8 @@ impl Driver {
         more |= self.transmit(now);
         self.hand_over();
         self.publish_status(now);
+        self.sleeps_until = if more { Some(AT_ONCE) } else { self.deadline() };
         let now = self.clock.now();
-        self.sleeps_until = if more { Some(now) } else { self.deadline() };
         Ok(self.sleeps_until.map(|deadline| deadline.saturating_since(now)))
     }
 
@@ -136,6 +138,9 @@ impl Driver {
         // The thread sleeps for what was due before.
         if more || deadline.is_some_and(|due| self.sleeps_until.is_none_or(|until| due < until)) {
             self.shard.wake();
+        }
+        if more {
+            self.sleeps_until = Some(AT_ONCE);
         }
     }
 

@@ -6,8 +6,8 @@
 
 use super::udp::Bound;
 use super::{
-    Driver, Shard, Socket, StartError, UDP, UdpProxy, UdpStats, WAKER, checks, clock, egress, ingress,
-    peer_configs, pings, way,
+    AT_ONCE, Driver, Shard, Socket, StartError, UDP, UdpProxy, UdpStats, WAKER, checks, clock, egress,
+    ingress, peer_configs, pings, way,
 };
 use crate::network::{self, Network, Phase};
 use crate::status::{NetworkStatus, ThreadStats};
@@ -183,11 +183,15 @@ fn turns(network: &Network, shard: &Shard, driver: &Mutex<Driver>, poll: &mut Po
     Ok(())
 }
 
-/// Runs the network on this thread, for what is in its work list; `false` when it runs already, or has failed.
+/// Runs the network on this thread, for what is in its work list; `false` when it runs already, is about to, or has failed.
 fn visit(driver: &Mutex<Driver>) -> bool {
     let Ok(mut driver) = driver.try_lock() else { return false };
     // The thread reads what has changed, before anybody relies on it.
     if driver.network.phase() != Phase::Running || driver.shard.is_changed() {
+        return false;
+    }
+    // What its last turn has left may be megabytes to encrypt.
+    if driver.sleeps_until == Some(AT_ONCE) {
         return false;
     }
     let _wake = WakeIfPanicking(driver.shard.clone());

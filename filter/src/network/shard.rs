@@ -22,8 +22,7 @@ pub(crate) struct Shard {
     /// Its number, from 0.
     pub(crate) index: usize,
     changed: AtomicBool,
-    /// Flows with something for the network thread to do; each at most once ([`Flow::queued`]).
-    work: Mutex<VecDeque<Arc<Flow>>>,
+    work: Mutex<Work>,
     waker: OnceLock<mio::Waker>,
     waking: AtomicBool,
     /// See [`Self::set_visit`].
@@ -34,6 +33,27 @@ pub(crate) struct Shard {
     /// Health checks of destinations behind its peers.
     pub(crate) checks: Latest<Wanted>,
     pub(crate) status: Mutex<ShardStatus>,
+}
+
+/// Flows with something for the network thread to do; each at most once ([`Flow::queued`]).
+#[derive(Default)]
+struct Work {
+    flows: VecDeque<Arc<Flow>>,
+    /// Some of them have more to do than a worker should.
+    much: bool,
+}
+
+impl Work {
+    fn push(&mut self, flow: &Arc<Flow>, much: bool) {
+        self.flows.push_back(flow.clone());
+        self.much |= much;
+    }
+
+    /// Into an empty list.
+    fn take(&mut self, into: &mut VecDeque<Arc<Flow>>) {
+        std::mem::swap(&mut self.flows, into);
+        self.much = false;
+    }
 }
 
 /// What other threads of the network have handed over, and who.
@@ -100,7 +120,7 @@ impl Shard {
     /// Has the network thread look at `flow`.
     pub(super) fn work(&self, flow: &Arc<Flow>) {
         if !flow.queued.swap(true, Ordering::AcqRel) {
-            lock(&self.work).push_back(flow.clone());
+            lock(&self.work).push(flow, true);
             self.wake();
         }
     }
@@ -112,7 +132,7 @@ impl Shard {
         if flow.queued.swap(true, Ordering::AcqRel) {
             return false;
         }
-        lock(&self.work).push_back(flow.clone());
+        lock(&self.work).push(flow, false);
         visits::add(self.clone())
     }
 
@@ -124,7 +144,7 @@ impl Shard {
 
     /// Network thread: the flows with work, once each.
     pub(crate) fn take_work(&self, into: &mut VecDeque<Arc<Flow>>) {
-        std::mem::swap(&mut *lock(&self.work), into);
+        lock(&self.work).take(into);
         for flow in &*into {
             flow.queued.store(false, Ordering::Release);
         }
@@ -171,10 +191,14 @@ impl Shard {
 }
 
 impl Visited for Shard {
-    /// Serves the work list on this thread, if the network's own sleeps; else wakes that one.
+    /// Serves the work list on this thread, if it is little and the network's own sleeps; else wakes that one.
     fn visit(&self) {
+        let (none, much) = {
+            let work = lock(&self.work);
+            (work.flows.is_empty(), work.much)
+        };
         // It may have come by meanwhile.
-        if !lock(&self.work).is_empty() && !self.visit.get().is_some_and(|visit| visit()) {
+        if !none && (much || !self.visit.get().is_some_and(|visit| visit())) {
             self.wake();
         }
     }
@@ -187,6 +211,48 @@ impl Visited for Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::QueueBudget;
+    use envoy_proxy_dynamic_modules_rust_sdk::EnvoyNetworkFilterScheduler;
+    use std::sync::atomic::AtomicUsize;
+
+    struct NoFilter;
+
+    impl EnvoyNetworkFilterScheduler for NoFilter {
+        fn commit(&self, _event_id: u64) {}
+    }
+
+    fn flow() -> Arc<Flow> {
+        Arc::new(Flow::new(1, Box::new(NoFilter), Arc::new(QueueBudget::new(1 << 20))))
+    }
+
+    #[test]
+    fn a_worker_visits_for_what_is_little_and_leaves_the_rest_to_the_thread() {
+        let (shard, visits) = (Arc::new(Shard::new(0)), Arc::<AtomicUsize>::default());
+        let (visited, counts) = (Arc::downgrade(&shard), visits.clone());
+        shard.set_visit(Box::new(move || {
+            counts.fetch_add(1, Ordering::Relaxed);
+            visited.upgrade().is_some_and(|shard| {
+                shard.take_work(&mut VecDeque::new());
+                true
+            })
+        }));
+        let (little, much) = (flow(), flow());
+        assert!(shard.work_soon(&little));
+        visits::run();
+        assert_eq!(visits.load(Ordering::Relaxed), 1);
+        assert!(!shard.waking.load(Ordering::Relaxed));
+        assert!(shard.work_soon(&little));
+        shard.work(&much);
+        shard.awake();
+        visits::run();
+        assert_eq!(visits.load(Ordering::Relaxed), 1);
+        assert!(shard.waking.load(Ordering::Relaxed), "the thread serves both");
+        shard.take_work(&mut VecDeque::new());
+        shard.awake();
+        assert!(shard.work_soon(&little));
+        visits::run();
+        assert_eq!(visits.load(Ordering::Relaxed), 2);
+    }
 
     #[test]
     fn what_nobody_fetches_is_bounded() {

@@ -132,3 +132,23 @@ fn envoy_sees_a_reset_of_what_comes_from_a_network_that_has_ended() {
         assert!(network.links.get(([100, 64, 0, 2], port).into(), local).is_none());
     }
 }
+
+#[test]
+fn a_visit_is_declined_when_a_turn_has_left_something() {
+    let (mut driver, _poll) = driver("visits");
+    let network = driver.network.clone();
+    let woken = Woken::default();
+    driver.turn().unwrap();
+    network.set_phase(Phase::Running);
+    let driver = Mutex::new(driver);
+    let queued = flow(&network, &woken);
+    network.work(&queued);
+    driver.lock().unwrap().sleeps_until = Some(AT_ONCE);
+    assert!(!visit(&driver));
+    assert_eq!(queued.lock().network_side, FlowState::New);
+    driver.lock().unwrap().turn().unwrap();
+    let other = flow(&network, &woken);
+    network.work(&other);
+    assert!(visit(&driver), "the turn has left nothing");
+    assert!(matches!(other.lock().network_side, FlowState::Open(_)));
+}
