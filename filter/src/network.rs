@@ -16,7 +16,7 @@ use crate::greeting::Outcome;
 use crate::health::{Check, HealthBoard, SessionId, Wanted};
 use crate::pings::{Echo, Pings, Report, TooMany};
 use crate::status::{Counts, NetworkStatus};
-pub(crate) use desired::{Desired, OwnPeer, Placed, listener};
+pub(crate) use desired::{Desired, OwnPeer, Placed, RelayTo, listener};
 use envoy_config::PublicKey;
 pub(crate) use links::Links;
 use nexodus_netstack::AllowedIps;

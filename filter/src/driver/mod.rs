@@ -281,7 +281,8 @@ impl Driver {
             return;
         }
         self.status_due = now + STATUS_INTERVAL;
-        self.status_stale = false;
+        // As long as one is missing, it is tried again as often.
+        self.status_stale = self.udp.open_missing(&self.registry);
         let peers = self
             .stack
             .peers()

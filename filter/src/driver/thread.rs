@@ -212,4 +212,4 @@ impl Drop for WakeIfPanicking {
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-mod tests;
+pub(super) mod tests;

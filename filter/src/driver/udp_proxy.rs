@@ -6,21 +6,21 @@
 //! * Ingress: one socket for each flow, connected to the listener's loopback address.
 
 mod burst;
+mod sockets;
 
 use super::Driver;
 use super::held::{Held, Place};
-use super::udp::{Inbox, allow_fragmentation, enlarge_buffers};
+use super::udp::Inbox;
 use crate::names;
-use crate::network::{self, Desired, FoundName, Network};
+use crate::network::{self, FoundName, Network, RelayTo};
 use burst::Burst;
-use envoy_proxy_dynamic_modules_rust_sdk::envoy_log_error;
+use mio::Token;
 use mio::net::UdpSocket;
-use mio::{Interest, Registry, Token};
-use nexodus_netstack::{Instant, Local, Netstack, UdpFlowId};
+use nexodus_netstack::{Instant, Local, UdpFlowId};
 use quinn_udp::{Transmit, UdpSocketState};
 use slab::Slab;
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Receive system calls of one socket per turn (each brings up to `quinn_udp::BATCH_SIZE` buffers).
@@ -35,6 +35,8 @@ pub(super) struct UdpProxy {
     sockets: Slab<Loopback>,
     /// Egress relays by their address.
     relays: BTreeMap<SocketAddr, usize>,
+    /// Those that could not be opened.
+    missing: BTreeMap<SocketAddr, RelayTo>,
     /// Ingress listeners: where in the overlay, and the listener's loopback address.
     listeners: BTreeMap<Local, SocketAddr>,
     flows: HashMap<UdpFlowId, Owner>,
@@ -85,6 +87,7 @@ impl Default for UdpProxy {
         Self {
             sockets: Slab::new(),
             relays: BTreeMap::new(),
+            missing: BTreeMap::new(),
             listeners: BTreeMap::new(),
             flows: HashMap::new(),
             egress: HashMap::new(),
@@ -105,88 +108,6 @@ impl UdpProxy {
             self.ready.push(token.0 & !TOKEN_BIT);
         }
         ours
-    }
-
-    pub(super) fn apply(
-        &mut self,
-        now: Instant,
-        desired: &Desired,
-        registry: &Registry,
-        stack: &mut Netstack,
-        stats: &mut UdpStats,
-    ) {
-        let listeners = desired.udp_listeners.newest();
-        for local in self.listeners.keys().filter(|local| !listeners.contains_key(local)) {
-            stack.udp_unlisten(*local);
-        }
-        for local in listeners.keys().filter(|local| !self.listeners.contains_key(local)) {
-            stack.udp_listen(*local);
-        }
-        self.listeners = listeners;
-
-        let gone: Vec<SocketAddr> =
-            self.relays.keys().filter(|address| !desired.udp_relays.contains_key(address)).copied().collect();
-        for address in gone {
-            self.close_relay(now, address, stack);
-        }
-        for (address, to) in &desired.udp_relays {
-            if !self.relays.contains_key(address) {
-                match self.open(*address, registry) {
-                    Ok(relay) => {
-                        self.relays.insert(*address, relay);
-                    }
-                    Err(error) => {
-                        stats.socket_errors += 1;
-                        let to = to.destinations.first();
-                        envoy_log_error!("UDP relay {} for {:?} cannot be opened: {}", address, to, error);
-                    }
-                }
-            }
-            // Flows that are there keep their destination.
-            if let Some(relay) = self.relays.get(address).and_then(|relay| self.sockets.get_mut(*relay)) {
-                relay.destinations.clone_from(&to.destinations);
-                relay.name.clone_from(&to.name);
-            }
-        }
-    }
-
-    /// Where in the overlay is listened.
-    pub(super) fn listening(&self) -> Vec<Local> {
-        self.listeners.keys().copied().collect()
-    }
-
-    fn open(&mut self, address: SocketAddr, registry: &Registry) -> io::Result<usize> {
-        let mut socket = UdpSocket::bind(address)?;
-        enlarge_buffers(&socket);
-        let state = UdpSocketState::new((&socket).into())?;
-        allow_fragmentation(&socket, address.is_ipv6());
-        let entry = self.sockets.vacant_entry();
-        registry.register(&mut socket, Token(entry.key() | TOKEN_BIT), Interest::READABLE)?;
-        let address = socket.local_addr()?;
-        let key = entry.key();
-        entry.insert(Loopback {
-            socket,
-            state,
-            flow: None,
-            address,
-            destinations: Vec::new(),
-            next: 0,
-            name: None,
-        });
-        Ok(key)
-    }
-
-    fn close_relay(&mut self, now: Instant, address: SocketAddr, stack: &mut Netstack) {
-        let Some(relay) = self.relays.remove(&address) else { return };
-        self.sockets.try_remove(relay);
-        let flows = &mut self.flows;
-        self.egress.retain(|(of, _), flow| {
-            if *of == relay {
-                stack.udp_release(now, *flow);
-                flows.remove(flow);
-            }
-            *of != relay
-        });
     }
 
     /// The socket of a flow, and where its datagrams go.
@@ -244,14 +165,7 @@ impl Driver {
                     SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
                     SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
                 };
-                let listener = *listener;
-                self.udp.open(SocketAddr::new(any, 0), &self.registry).and_then(|key| {
-                    let loopback = self.udp.sockets.get_mut(key).ok_or(ErrorKind::NotFound)?;
-                    loopback.flow = Some(flow);
-                    loopback.destinations = vec![listener];
-                    loopback.socket.connect(listener)?;
-                    Ok((key, loopback.address))
-                })
+                self.udp.open(SocketAddr::new(any, 0), Some((flow, *listener)), &self.registry)
             }
             None => Err(ErrorKind::NotFound.into()),
         };

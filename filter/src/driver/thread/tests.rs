@@ -47,7 +47,7 @@ fn config(name: &str) -> envoy_config::Network {
 }
 
 /// A network whose thread does not run.
-fn driver(name: &str) -> (Driver, Poll) {
+pub(in crate::driver) fn driver(name: &str) -> (Driver, Poll) {
     let config = config(name);
     let network = Network::register(&config).unwrap();
     prepare(&network, &config, &network.shards()[0], Bound::open(0).unwrap()).unwrap()
