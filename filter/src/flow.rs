@@ -16,10 +16,13 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A direction stops taking bytes when it holds this many.
+/// A direction stops taking bytes when it holds this many, of memory.
 pub(crate) const QUEUE_HIGH: usize = 256 * 1024;
 /// The same when the network's queues together are over their budget.
 const QUEUE_HIGH_UNDER_PRESSURE: usize = 16 * 1024;
+
+/// What a chunk costs beyond its bytes: its place in the queue, and an allocation's own. Envoy may hand over a byte at a time.
+const CHUNK_OVERHEAD: usize = 64;
 
 /// Event of the filter's scheduler: the network thread has left something.
 const LOOK: u64 = 0;
@@ -180,7 +183,7 @@ impl DerefMut for Locked<'_> {
     }
 }
 
-/// Bytes held by all queues of a network, against the limit above which each queue gets less.
+/// Memory held by all queues of a network, against the limit above which each queue gets less.
 pub(crate) struct QueueBudget {
     held: AtomicUsize,
     limit: usize,
@@ -196,28 +199,30 @@ impl QueueBudget {
     }
 }
 
-/// A queue of byte chunks with an end mark. Who pushes checks [`ChunkQueue::is_full`] first; one push past it
+/// A queue of byte chunks with an end mark; its bounds are of memory. Who pushes checks [`ChunkQueue::is_full`] first; one push past it
 /// is possible, because Envoy hands over what it has read, at most its connection buffer limit.
 #[derive(Default)]
 pub(crate) struct ChunkQueue {
     chunks: VecDeque<Bytes>,
-    bytes: usize,
+    /// What they hold, as [`cost`] has it.
+    held: usize,
     finished: bool,
     budget: Option<Arc<QueueBudget>>,
 }
 
 impl ChunkQueue {
     fn new(budget: Arc<QueueBudget>) -> Self {
-        Self { chunks: VecDeque::new(), bytes: 0, finished: false, budget: Some(budget) }
+        Self { chunks: VecDeque::new(), held: 0, finished: false, budget: Some(budget) }
     }
 
     pub(crate) fn push(&mut self, chunk: Bytes) {
         if chunk.is_empty() {
             return;
         }
-        self.bytes += chunk.len();
+        let cost = cost(&chunk);
+        self.held += cost;
         if let Some(budget) = &self.budget {
-            budget.held.fetch_add(chunk.len(), Ordering::Relaxed);
+            budget.held.fetch_add(cost, Ordering::Relaxed);
         }
         self.chunks.push_back(chunk);
     }
@@ -232,15 +237,15 @@ impl ChunkQueue {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.bytes == 0
+        self.held == 0
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes >= self.high()
+        self.held >= self.high()
     }
 
     pub(crate) fn is_below_half(&self) -> bool {
-        self.bytes <= self.high() / 2
+        self.held <= self.high() / 2
     }
 
     fn high(&self) -> usize {
@@ -252,20 +257,20 @@ impl ChunkQueue {
 
     pub(crate) fn pop(&mut self) -> Option<Bytes> {
         let chunk = self.chunks.pop_front()?;
-        self.took(chunk.len());
+        self.took(cost(&chunk));
         Some(chunk)
     }
 
     fn clear(&mut self) {
-        self.took(self.bytes);
+        self.took(self.held);
     }
 
-    fn took(&mut self, count: usize) {
-        self.bytes -= count;
+    fn took(&mut self, cost: usize) {
+        self.held -= cost;
         if let Some(budget) = &self.budget {
-            budget.held.fetch_sub(count, Ordering::Relaxed);
+            budget.held.fetch_sub(cost, Ordering::Relaxed);
         }
-        if self.bytes == 0 {
+        if self.held == 0 {
             // An idle flow holds nothing.
             self.chunks = VecDeque::new();
         }
@@ -276,6 +281,11 @@ impl Drop for ChunkQueue {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+/// What a chunk in a queue holds of memory.
+fn cost(chunk: &Bytes) -> usize {
+    chunk.len() + CHUNK_OVERHEAD
 }
 
 #[cfg(test)]
@@ -294,7 +304,7 @@ mod tests {
         queue.push(Bytes::from("hello "));
         queue.push(Bytes::new());
         queue.push(Bytes::from("world"));
-        assert_eq!((queue.pop().unwrap(), budget.held()), (Bytes::from("hello "), 5));
+        assert_eq!((queue.pop().unwrap(), budget.held()), (Bytes::from("hello "), 5 + CHUNK_OVERHEAD));
         assert_eq!(queue.pop().unwrap(), "world");
         assert!(queue.is_empty() && queue.pop().is_none());
         assert_eq!((budget.held(), queue.chunks.capacity()), (0, 0));
@@ -312,5 +322,15 @@ mod tests {
         assert!(!queue.is_full(), "the budget is given back when a flow ends");
         queue.push(vec![0; QUEUE_HIGH].into());
         assert!(queue.is_full());
+    }
+    #[test]
+    fn a_queue_of_single_bytes_is_full_before_they_take_much_memory() {
+        let (mut queue, budget) = queue(1 << 30);
+        while !queue.is_full() {
+            queue.push(Bytes::from(vec![0]));
+        }
+        assert!(queue.chunks.len() <= QUEUE_HIGH / CHUNK_OVERHEAD);
+        while queue.pop().is_some() {}
+        assert_eq!(budget.held(), 0);
     }
 }
