@@ -39,7 +39,7 @@ fn config(name: &str) -> envoy_config::Network {
         private_key: key(1),
         addresses: vec!["100.64.0.1/32".parse().unwrap()],
         listen_port: None,
-        mtu: 1420,
+        mtu: None,
         peers: vec![peer],
         limits: Limits::default(),
         warnings: Vec::new(),
@@ -50,7 +50,7 @@ fn config(name: &str) -> envoy_config::Network {
 pub(in crate::driver) fn driver(name: &str) -> (Driver, Poll) {
     let config = config(name);
     let network = Network::register(&config).unwrap();
-    prepare(&network, &config, &network.shards()[0], Bound::open(0).unwrap()).unwrap()
+    prepare(&network, &config, 1420, &network.shards()[0], Bound::open(0).unwrap()).unwrap()
 }
 
 fn flow(network: &Network, woken: &Woken) -> Arc<Flow> {
