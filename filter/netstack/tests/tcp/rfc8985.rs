@@ -200,3 +200,54 @@ fn c12_without_sack() {
     script.wait(100);
     script.quiet();
 }
+
+/// 13. Section 9.1, the first example: P1 and P3 of three are lost. R1 was sent after P3, and has arrived.
+#[test]
+fn c13_the_last_segment_of_a_flight() {
+    let mut script = Script::plain();
+    for n in 0..3 {
+        script.send(1000);
+        script.expect_data(n * 1000, 1000);
+        script.wait(30);
+    }
+    script.wait(40);
+    script.sack(0, &[(1000, 2000)]);
+    script.expect_data(0, 1000);
+    script.wait(100);
+    script.acked(2000);
+    script.expect_data(2000, 1000);
+    assert_eq!((script.conn.counters().tail_probes, script.conn.counters().timeouts), (0, 0));
+}
+
+/// 14. Section 6.2, step 5: a tail loss probe that arrives shows that everything before it is lost.
+#[test]
+fn c14_a_lost_tail() {
+    let mut script = ten();
+    script.acked(5000);
+    script.wait(200);
+    script.expect_data(9000, 1000);
+    script.wait(100);
+    script.sack(5000, &[(9000, 10_000)]);
+    script.expect_data(5000, 1000);
+    script.wait(100);
+    script.sack(6000, &[(9000, 10_000)]);
+    script.expect_data(6000, 1000);
+    script.expect_data(7000, 1000);
+    assert_eq!(script.conn.counters().timeouts, 0);
+}
+
+/// 15. Section 6.2, step 5: so does a retransmission after a timeout, of the one before it.
+#[test]
+fn c15_a_lost_retransmission_after_a_timeout() {
+    let mut script = ten();
+    script.wait(600);
+    assert_eq!(script.conn.counters().timeouts, 1);
+    script.skip();
+    script.acked(1000);
+    script.expect_data(1000, 1000);
+    script.expect_data(2000, 1000);
+    script.wait(100);
+    script.sack(1000, &[(2000, 3000)]);
+    script.expect_data(1000, 1000);
+    assert_eq!(script.conn.counters().timeouts, 1);
+}

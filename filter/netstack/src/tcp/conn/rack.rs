@@ -43,12 +43,10 @@ impl Rack {
     /// An entry has arrived (section 6.2, steps 1 to 3). `echo`: when the segment was sent that the acknowledgement
     /// answers, if it says so.
     pub(super) fn delivered(&mut self, now: Instant, sent: &Sent, rtt: &mut Rtt, before_this: bool) {
-        if !sent.again {
-            if sent.end.is_after(self.furthest) {
-                self.furthest = sent.end;
-            } else if sent.end.is_before(self.furthest) {
-                self.reordering_seen = true;
-            }
+        if sent.end.is_after(self.furthest) {
+            self.furthest = sent.end;
+        } else if !sent.again && sent.end.is_before(self.furthest) {
+            self.reordering_seen = true;
         }
         let round_trip = now.saturating_since(sent.at);
         // Sent again, and acknowledged faster than anything can be: it was the original.
@@ -111,14 +109,10 @@ impl Rack {
         let patience =
             Duration::from_micros(self.round_trip.into()) + self.reordering_window(board, rtt, recovering);
         let mut look_again = None;
-        // What lies beyond the furthest arrival was sent after it, unless it was sent again.
-        let furthest = self.furthest;
         let lost = board.lose(|sent| {
-            if !sent.start.is_before(furthest) {
-                return None;
-            }
             if !sent_after(newest, (sent.at, sent.end)) {
-                return Some(false);
+                // First transmissions leave in order: what lies beyond one was sent after it, and so after `newest`.
+                return if sent.again { Some(false) } else { None };
             }
             let due = sent.at + patience;
             if due <= now {

@@ -181,21 +181,28 @@ impl Scoreboard {
     pub(super) fn lose(&mut self, mut is_lost: impl FnMut(&Sent) -> Option<bool>) -> u32 {
         let mut bytes = 0;
         let mut index = 0;
-        while let Some(&sent) = self.entries.get(index) {
+        // Nothing behind the last one on the way is looked at: after a timeout most of a window waits to be sent again.
+        let mut unseen = self.flying;
+        while unseen > 0
+            && let Some(&sent) = self.entries.get(index)
+        {
             match sent.fate {
                 Fate::Sacked => {
                     index = self.after_run(index);
                     continue;
                 }
                 Fate::Lost => {}
-                Fate::Flying => match is_lost(&sent) {
-                    None => break,
-                    Some(false) => {}
-                    Some(true) => {
-                        self.set_fate(index, Fate::Lost);
-                        bytes += sent.len();
+                Fate::Flying => {
+                    unseen -= sent.len();
+                    match is_lost(&sent) {
+                        None => break,
+                        Some(false) => {}
+                        Some(true) => {
+                            self.set_fate(index, Fate::Lost);
+                            bytes += sent.len();
+                        }
                     }
-                },
+                }
             }
             index += 1;
         }
