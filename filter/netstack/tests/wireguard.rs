@@ -318,6 +318,26 @@ fn a_peer_that_is_taken_away_and_given_back() {
     assert!(world.run_until(secs(30), |world| world.app(0, flow).received == b"hello"));
 }
 
+/// With bytes that wait for a way out, or without.
+#[test]
+fn a_peer_that_is_taken_away_for_good() {
+    for waiting in [&b""[..], b"hello"] {
+        let mut world = World::simple();
+        world.serve(80, App::echo());
+        let flow = world.connect(80, App::idle());
+        assert!(world.run_until(secs(5), |world| world.app(0, flow).connected));
+        let now = world.now;
+        world.nodes[0].stack.set_peers(now, Vec::new()).unwrap();
+        world.app_mut(0, flow).send.extend_from_slice(waiting);
+        world.pump(0, flow);
+        // A keepalive that cannot leave is not answered either: 60 s, and 200 s.
+        world.run(secs(255));
+        assert_eq!(world.app(0, flow).closed, None);
+        assert!(world.run_until(secs(15), |world| world.app(0, flow).closed.is_some()));
+        assert_eq!(world.app(0, flow).closed, Some(CloseReason::TimedOut));
+    }
+}
+
 #[test]
 fn many_handshakes_at_once_ask_for_cookies() {
     let mut world = World::simple();

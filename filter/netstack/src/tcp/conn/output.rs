@@ -72,7 +72,6 @@ impl Connection {
                 self.counters.window_probes += u32::from(probes_window);
                 self.counters.keepalives += u32::from(!probes_window);
                 self.write_bare(now, out, self.una.back(1), ACK);
-                self.timers.unanswered.get_or_insert(now);
                 return true;
             }
             _ => {}

@@ -194,7 +194,9 @@ impl Connection {
         } else if due(self.tail_probe_at()) {
             self.timers.probe = Some(Probe::Tail);
         }
+        // A question waits for its answer from now on, also when there is no way out for it.
         if due(self.timers.persist_at) {
+            self.timers.unanswered.get_or_insert(now);
             self.rtt.back_off();
             self.timers.persist_at = Some(now + self.rtt.timeout());
             if self.usable() > 0 {
@@ -204,6 +206,7 @@ impl Connection {
             }
         }
         if due(self.keepalive_at()) {
+            self.timers.unanswered.get_or_insert(now);
             self.timers.last_keepalive = now;
             self.rest_buffers();
             self.timers.probe = Some(Probe::Keepalive);
