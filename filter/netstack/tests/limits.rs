@@ -103,6 +103,49 @@ fn buffer_bytes_bound_what_waits_for_readers() {
     assert_eq!(stats(&world, 1).buffer_bytes, 0);
 }
 
+/// Windows that were promised before memory was scarce, each with a hole in front that is filled last: nobody can read before
+/// that, so what fills it must not be dropped.
+#[test]
+fn a_spent_budget_does_not_keep_holes_open() {
+    let budget = 1 << 20;
+    let mut raw = Raw::new(Limits { buffer_bytes: budget, ..Limits::default() });
+    raw.stack.listen(80);
+    let segment = |raw: &mut Raw, port: u16, seq: u32, ack: u32, payload: &[u8]| {
+        let mut segment = [port.to_be_bytes(), 80_u16.to_be_bytes()].concat();
+        segment.extend_from_slice(&seq.to_be_bytes());
+        segment.extend_from_slice(&ack.to_be_bytes());
+        segment.extend_from_slice(&[5 << 4, if ack == 0 { 0x02 } else { 0x10 }, 0xff, 0xff, 0, 0, 0, 0]);
+        segment.extend_from_slice(payload);
+        raw.send(&ip(v4(1), 6, &segment));
+    };
+    let mut flows = Vec::new();
+    for port in 1000..1020 {
+        segment(&mut raw, port, 0, 0, &[]);
+        let Some(Event::Incoming { flow, .. }) = raw.stack.poll_event() else { panic!("no flow") };
+        raw.stack.accept(raw.now, flow);
+        let answer = raw.replies().remove(0);
+        let ack = u32::from_be_bytes(answer[24..28].try_into().unwrap()) + 1;
+        flows.push((flow, port, ack));
+    }
+    for &(_, port, ack) in &flows {
+        for offset in (1000..65_000).step_by(1000).rev() {
+            segment(&mut raw, port, 1 + offset, ack, &[7; 1000]);
+        }
+    }
+    let stats = raw.stack.stats();
+    assert!(stats.budget_dropped > 0 && stats.buffer_bytes >= budget, "{stats:?}");
+    // Once all is spent, a segment at the far end does not bring a flow all the pages before it.
+    assert!(stats.buffer_bytes <= budget + 5 * (48 << 10), "{stats:?}");
+    let mut whole = 0;
+    for &(flow, port, ack) in &flows {
+        segment(&mut raw, port, 1, ack, &[7; 1000]);
+        let read = raw.stack.recv(raw.now, flow, &mut [0; 70_000]);
+        assert!(read > 0, "port {port}: {:?}", raw.stack.stats());
+        whole += usize::from(read == 65_000);
+    }
+    assert!(whole > 10, "{whole}");
+}
+
 /// Many flows whose peers do not read: past three quarters of the budget a sender is given 16 KiB.
 #[test]
 fn buffer_bytes_bound_what_waits_to_be_sent() {

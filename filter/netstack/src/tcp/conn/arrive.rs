@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::pages::PAGE;
 use super::recovery::Mode;
 use super::segment::Segment;
 use super::seq::{Seq, count};
@@ -13,6 +12,8 @@ use crate::tcp::run::Run;
 
 /// After so long without a segment a timestamp says nothing (RFC 7323, section 5.5).
 const TIMESTAMP_LIFE: Duration = Duration::from_secs(24 * 24 * 3600);
+/// Pages that a connection may fill when all memory is spent.
+const LAST_PAGES: usize = 2;
 
 impl Connection {
     /// Takes a whole IP packet. False: it is none of this connection's segments.
@@ -212,7 +213,10 @@ impl Connection {
         if self.rcv.finished {
             return;
         }
-        if self.pressure == Pressure::Full && self.rcv.memory() > 2 * PAGE && !segment.payload.is_empty() {
+        let len = count(segment.payload.len());
+        let spent = self.pressure == Pressure::Full && len > 0;
+        // What fills a hole before bytes that are held is taken: until it comes, nobody can read and free them.
+        if spent && self.rcv.grows_beyond(LAST_PAGES, segment.seq, len) {
             self.starved += 1;
             return;
         }

@@ -126,6 +126,12 @@ impl Pages {
         }
     }
 
+    /// Whether bytes from `start` to `end` need a page that is not held, and begin behind the first `most` pages.
+    pub(super) fn grow_beyond(&self, most: usize, start: usize, end: usize) -> bool {
+        let (pages, skip) = self.held.as_ref().map_or((0, 0), |held| (held.pages.len(), held.skip));
+        (skip + end).div_ceil(PAGE) > pages && (skip + start) / PAGE >= most
+    }
+
     /// Bytes of memory held.
     pub(super) fn memory(&self) -> usize {
         self.held.as_ref().map_or(0, |held| (held.pages.len() + usize::from(held.spare.is_some())) * PAGE)

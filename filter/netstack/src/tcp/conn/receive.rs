@@ -106,6 +106,12 @@ impl Receiver {
         self.pages.memory()
     }
 
+    /// Whether bytes at `start` need memory that is not held, and begin more than `most` pages behind what was read.
+    pub(super) fn grows_beyond(&self, most: usize, start: Seq, len: u32) -> bool {
+        let end = (start + len).earliest(self.edge);
+        self.pages.grow_beyond(most, start.beyond(self.read) as usize, end.beyond(self.read) as usize)
+    }
+
     /// How much the window has left.
     pub(super) fn window_left(&self) -> u32 {
         self.edge.beyond(self.nxt)

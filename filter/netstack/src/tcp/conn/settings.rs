@@ -92,7 +92,8 @@ pub enum Pressure {
     None,
     /// Nothing new is promised beyond one page each way: windows close as they fill, and stay small.
     High,
-    /// Also, what was promised before is dropped when it comes, beyond two pages. The peer sends it again.
+    /// Also, what was promised before is dropped when it comes, if it begins beyond two pages and needs memory that is not held.
+    /// The peer sends it again.
     Full,
 }
 
