@@ -1,5 +1,9 @@
 //! RFC 8985: RACK-TLP.
 
+use std::time::Duration;
+
+use nexodus_netstack::conn::Settings;
+
 use crate::script::{Peer, Script, unpaced};
 use crate::wire::Seg;
 
@@ -79,18 +83,26 @@ fn c05_the_tail_is_probed() {
     assert_eq!((script.conn.counters().tail_probes, script.conn.counters().timeouts), (1, 0));
 }
 
-/// 6. Section 7.2: for a lone segment the peer's delay of acknowledgements is added.
+/// 6. Section 7.2: for a lone segment the peer's delay of acknowledgements is added, but a probe takes the place of a timeout
+///    that would come first.
 #[test]
 fn c06_a_lone_segment() {
-    let mut script = Script::plain();
-    script.send(10);
-    script.expect_data(0, 10);
-    script.wait(299);
-    script.quiet();
-    // The retransmission timeout (300 ms) comes before the probe would (400 ms).
-    script.wait(10);
-    script.expect_data(0, 10);
-    assert_eq!((script.conn.counters().tail_probes, script.conn.counters().timeouts), (0, 1));
+    for (min_rto, probe_at, timeout_at) in [(1000, 400, 1500), (200, 300, 600)] {
+        let settings = Settings { min_rto: Duration::from_millis(min_rto), ..unpaced() };
+        let mut script = Script::open(settings, Peer::default());
+        script.send(10);
+        script.expect_data(0, 10);
+        script.wait(probe_at - 1);
+        script.quiet();
+        script.wait(1);
+        script.expect_data(0, 10);
+        assert_eq!((script.conn.counters().tail_probes, script.conn.counters().timeouts), (1, 0));
+        script.wait(timeout_at - probe_at - 1);
+        script.quiet();
+        script.wait(1);
+        script.expect_data(0, 10);
+        assert_eq!((script.conn.counters().tail_probes, script.conn.counters().timeouts), (1, 1));
+    }
 }
 
 /// 7. Section 7.3: new bytes make the better probe.

@@ -149,13 +149,14 @@ impl Connection {
     fn tail_probe_at(&self) -> Option<Instant> {
         let wanted = self.sack
             && self.recovery.mode == Mode::Open
-            && !self.board.is_empty()
             && self.board.sacked_segments() == 0
             && self.board.lost() == 0
             && self.timers.tail.is_none();
         let smoothed = self.rtt.smoothed().filter(|_| wanted)?;
         let alone = if self.board.len() == 1 { LONE_SEGMENT_DELAY } else { Duration::ZERO };
-        Some(self.timers.probe_base + smoothed * 2 + alone)
+        let at = self.timers.probe_base + smoothed * 2 + alone;
+        // In place of a timeout that would come first.
+        self.rto_at().map(|rto| rto.min(at))
     }
 
     /// RFC 1122, section 4.2.3.6.
@@ -189,10 +190,11 @@ impl Connection {
             self.timers.reorder_at = None;
             self.look_for_losses(now);
         }
-        if due(self.rto_at()) {
-            self.retransmission_timeout(now);
-        } else if due(self.tail_probe_at()) {
+        if due(self.tail_probe_at()) {
+            // The timeout counts from when it leaves.
             self.timers.probe = Some(Probe::Tail);
+        } else if due(self.rto_at()) {
+            self.retransmission_timeout(now);
         }
         // A question waits for its answer from now on, also when there is no way out for it.
         if due(self.timers.persist_at) {
