@@ -3,7 +3,8 @@
 mod sim;
 
 use nexodus_netstack::{CloseReason, Event, Limits};
-use sim::{App, Link, Pair, World, pattern, secs, v6};
+use sim::raw::{Raw, ip};
+use sim::{App, Link, Pair, World, pattern, secs, v4, v6};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -243,4 +244,46 @@ fn bytes_for_a_released_flow_are_answered_with_a_reset() {
     assert!(world.run_until(secs(5), |world| world.only(1).1.closed.is_some()));
     assert_eq!(world.only(1).1.closed, Some(CloseReason::Reset));
     assert_eq!(world.nodes[0].stack.stats().flows, 0);
+}
+
+/// RFC 7323, section 4.3, where packets continue the stream of the one before, two at each tick of the peer's clock, and every
+/// second one is acknowledged, the first of each tick.
+#[test]
+fn an_echoed_timestamp_does_not_lag() {
+    let mut raw = Raw::new(Limits::default());
+    raw.stack.listen(80);
+    let word =
+        |packet: &[u8], at: usize| packet[at..at + 4].iter().fold(0, |n, &byte| n << 8 | u32::from(byte));
+    let segment = |raw: &mut Raw, seq: u32, ack: u32, clock: u32, len: usize| {
+        let mut segment = vec![0x30, 0x39, 0, 80];
+        segment.extend_from_slice(&seq.to_be_bytes());
+        segment.extend_from_slice(&ack.to_be_bytes());
+        let flags = if ack == 0 { 0x02 } else { 0x10 };
+        segment.extend_from_slice(&[8 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        segment.extend_from_slice(&[1, 1, 8, 10]);
+        segment.extend_from_slice(&clock.to_be_bytes());
+        segment.extend_from_slice(&[0; 4]);
+        segment.resize(32 + len, 7);
+        raw.send(&ip(v4(1), 6, &segment));
+        raw.replies()
+    };
+    segment(&mut raw, 0, 0, 100, 0);
+    let Some(Event::Incoming { flow, .. }) = raw.stack.poll_event() else { unreachable!("no flow") };
+    raw.stack.accept(raw.now, flow);
+    let ack = word(&raw.replies()[0], 24) + 1;
+    let mut seq = 1;
+    let mut echoes = |raw: &mut Raw, clock: u32| {
+        let answers = segment(raw, seq, ack, clock, 1300);
+        seq += 1300;
+        answers.iter().map(|packet| word(packet, 48)).collect::<Vec<_>>()
+    };
+    // The first ones are acknowledged each.
+    for _ in 0..16 {
+        assert_eq!(echoes(&mut raw, 100), [100]);
+    }
+    assert_eq!(echoes(&mut raw, 100), []);
+    for tick in 101..130 {
+        assert_eq!(echoes(&mut raw, tick), [tick - 1]);
+        assert_eq!(echoes(&mut raw, tick), []);
+    }
 }

@@ -68,6 +68,9 @@ impl Connection {
         }
         self.counters.received = self.counters.received.wrapping_add(1);
         self.wl1 = seq.latest(self.wl1);
+        if self.timestamps {
+            self.keep_timestamp(now, seq);
+        }
         self.owe_acknowledgement(now, count(payload.len()), payload.len() >= self.rcv.mss as usize);
         self.answered(now, self.una);
         true
@@ -108,6 +111,14 @@ impl Connection {
             return false;
         }
         true
+    }
+
+    /// Of the segment that the next acknowledgement begins with (RFC 7323, section 4.3).
+    fn keep_timestamp(&mut self, now: Instant, seq: Seq) {
+        if !seq.is_after(self.last_ack_sent) {
+            self.ts_recent = self.ts_last;
+            self.ts_recent_at = now;
+        }
     }
 
     /// False: something was wrong with it, or is to be said of it.
@@ -163,10 +174,8 @@ impl Connection {
             return false;
         }
         if let Some((value, echo)) = segment.options.timestamps.filter(|_| self.timestamps) {
-            if !segment.seq.is_after(self.last_ack_sent) {
-                self.ts_recent = value;
-                self.ts_recent_at = now;
-            }
+            self.ts_last = value;
+            self.keep_timestamp(now, segment.seq);
             if !segment.payload.is_empty() && echo != 0 {
                 self.receiver_round_trip(now, echo);
             }

@@ -112,6 +112,8 @@ pub struct Connection {
     /// The timestamp to echo, and when it came (RFC 7323, section 4.3).
     ts_recent: u32,
     ts_recent_at: Instant,
+    /// The timestamp of the last segment, which those that differ from it in number and bytes alone have too.
+    ts_last: u32,
     last_ack_sent: Seq,
 
     board: Scoreboard,

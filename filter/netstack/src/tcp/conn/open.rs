@@ -108,6 +108,7 @@ impl Connection {
             ts_offset,
             ts_recent: 0,
             ts_recent_at: now,
+            ts_last: 0,
             last_ack_sent: Seq(0),
             board: Scoreboard::default(),
             rack: Rack::new(iss),
