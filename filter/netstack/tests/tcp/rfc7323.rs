@@ -151,3 +151,25 @@ fn c10_no_timestamps() {
     script.send(1);
     assert_eq!(script.expect_data(0, 1).ts, None);
 }
+
+/// 11. Section 2.2: a window that cannot be said without a scale is no news to a peer that has none.
+#[test]
+fn c11_windows_that_no_header_can_tell_of() {
+    let mut script = Script::open(unpaced(), Peer { shift: None, ..Peer::default() });
+    let mut at = 0;
+    let mut arrives = |script: &mut Script| {
+        let segment = script.data(at, 1000);
+        script.give(segment);
+        at += 1000;
+        let answers = script.skip();
+        assert_eq!((script.read(10_000), script.skip()), (1000, 0), "at {at}");
+        answers
+    };
+    // The first ones are acknowledged each, then every second one.
+    for _ in 0..16 {
+        assert_eq!(arrives(&mut script), 1);
+    }
+    for _ in 0..100 {
+        assert_eq!((arrives(&mut script), arrives(&mut script)), (0, 1));
+    }
+}

@@ -137,6 +137,9 @@ impl Connection {
         self.sack &= sack_permitted;
         self.scaled &= shift.is_some();
         self.shift = shift.filter(|_| self.scaled).unwrap_or(0);
+        if !self.scaled {
+            self.rcv.shift = 0;
+        }
         self.timestamps &= timestamps.is_some();
         if let Some((value, _)) = timestamps.filter(|_| self.timestamps) {
             self.ts_recent = value;

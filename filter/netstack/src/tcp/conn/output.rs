@@ -272,7 +272,7 @@ impl Connection {
     }
 
     fn header(&mut self, seq: Seq, flags: u8) -> Header {
-        Header { seq, ack: self.rcv.nxt, flags, window: self.rcv.announce(self.scaled) }
+        Header { seq, ack: self.rcv.nxt, flags, window: self.rcv.announce() }
     }
 
     /// Segments with an acknowledgement have gone out.

@@ -39,6 +39,7 @@ pub(super) struct Receiver {
     /// The furthest end of a window that was announced. It never comes back (RFC 9293, section 3.8.6.2.1), although what a
     /// header can say of it is rounded down (RFC 7323, section 2.4).
     edge: Seq,
+    /// Of the windows in headers; zero where the peer has not agreed to it.
     pub(super) shift: u8,
     /// Size of the buffer.
     pub(super) limit: u32,
@@ -57,7 +58,7 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// `shift`: of the windows to announce.
+    /// `shift`: of the windows to announce, if the peer agrees.
     pub(super) fn new(limit: u32, shift: u8) -> Self {
         Self {
             nxt: Seq(0),
@@ -260,11 +261,10 @@ impl Receiver {
     }
 
     /// The window to put into a header; it counts as announced.
-    pub(super) fn announce(&mut self, scaled: bool) -> u16 {
-        let shift = if scaled { self.shift } else { 0 };
+    pub(super) fn announce(&mut self) -> u16 {
         let edge = self.new_edge().unwrap_or(self.edge);
-        let window = u16::try_from(edge.beyond(self.nxt) >> shift).unwrap_or(u16::MAX);
-        self.edge = self.edge.latest(self.nxt + (u32::from(window) << shift));
+        let window = u16::try_from(edge.beyond(self.nxt) >> self.shift).unwrap_or(u16::MAX);
+        self.edge = self.edge.latest(self.nxt + (u32::from(window) << self.shift));
         window
     }
 
@@ -283,10 +283,10 @@ impl Receiver {
         })
     }
 
-    /// An end that is worth announcing (RFC 9293, section 3.8.6.2.2: no small steps).
+    /// An end that is worth announcing (RFC 9293, section 3.8.6.2.2: no small steps), and that a header can tell of.
     fn new_edge(&self) -> Option<Seq> {
         let limit = if self.pressed { self.limit.min(count(PAGE)) } else { self.limit };
-        let edge = self.nxt + limit.saturating_sub(self.available());
+        let edge = self.nxt + limit.saturating_sub(self.available()).min(u32::from(u16::MAX) << self.shift);
         (edge.beyond(self.edge) >= self.mss.min(limit / 2).max(1)).then_some(edge)
     }
 
@@ -324,7 +324,7 @@ mod tests {
     fn receiver() -> Receiver {
         let mut receiver = Receiver::new(10_000, 0);
         receiver.open(Seq(u32::MAX - 1000));
-        receiver.announce(false);
+        receiver.announce();
         receiver
     }
 
@@ -371,15 +371,15 @@ mod tests {
     fn the_window_ends_where_it_was_announced() {
         let mut receiver = receiver();
         receiver.take(at(0), &[1; 9000], false);
-        assert_eq!(receiver.announce(false), 1000);
+        assert_eq!(receiver.announce(), 1000);
         receiver.take(at(9000), &[1; 5000], false);
-        assert_eq!((receiver.available(), receiver.announce(false)), (10_000, 0));
+        assert_eq!((receiver.available(), receiver.announce()), (10_000, 0));
         assert!(receiver.accepts(at(10_000), at(10_000)) && !receiver.accepts(at(10_000), at(10_001)));
         receiver.read(&mut [0; 400]);
-        assert_eq!((receiver.announce(false), receiver.window_is_news()), (0, false));
+        assert_eq!((receiver.announce(), receiver.window_is_news()), (0, false));
         receiver.read(&mut [0; 9600]);
         assert!(receiver.window_is_news());
-        assert_eq!((receiver.announce(false), receiver.memory()), (10_000, PAGE));
+        assert_eq!((receiver.announce(), receiver.memory()), (10_000, PAGE));
         receiver.release();
         assert_eq!(receiver.memory(), 0);
     }
@@ -388,7 +388,7 @@ mod tests {
     fn ranges_are_bounded() {
         let mut receiver = Receiver::new(1 << 20, 5);
         receiver.open(Seq(0));
-        receiver.announce(true);
+        receiver.announce();
         let ranges = count(MAX_RANGES);
         for n in 0..ranges {
             assert!(!receiver.take(Seq(100 + n * 10), &[1; 5], false).dropped);
