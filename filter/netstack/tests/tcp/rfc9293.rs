@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nexodus_netstack::conn::{Connection, End, State};
+use nexodus_netstack::conn::{Connection, End, Pressure, Settings, State};
 
 use crate::link::START;
 use crate::script::{OURS, Peer, Script, THEIRS, unpaced};
@@ -59,7 +59,7 @@ fn c04_refused() {
 /// 5. Section 3.8.3: a SYN is repeated after 1, 2, 4… s and then given up.
 #[test]
 fn c05_syn_retries() {
-    let mut script = Script::opening(nexodus_netstack::conn::Settings { syn_retries: 3, ..unpaced() });
+    let mut script = Script::opening(Settings { syn_retries: 3, ..unpaced() });
     script.expect("SYN");
     for wait in [1000, 2000, 4000] {
         script.wait(wait - 1);
@@ -147,7 +147,7 @@ fn c09_abort() {
 /// 10. Section 3.10.7.4: bytes beyond the window are cut off, those before it too.
 #[test]
 fn c10_the_window_cuts() {
-    let settings = nexodus_netstack::conn::Settings { recv_buffer: 3000, ..unpaced() };
+    let settings = Settings { recv_buffer: 3000, ..unpaced() };
     let mut script = Script::open(settings, Peer { shift: None, ..Peer::default() });
     script.give(script_data(&script, 0, 2000));
     script.skip();
@@ -216,7 +216,7 @@ fn c12_the_sender_avoids_silly_windows() {
 /// 13. Section 3.8.6.2.2: the window opens in steps that are worth a segment.
 #[test]
 fn c13_the_receiver_avoids_silly_windows() {
-    let settings = nexodus_netstack::conn::Settings { recv_buffer: 8000, ..unpaced() };
+    let settings = Settings { recv_buffer: 8000, ..unpaced() };
     let mut script = Script::open(settings, Peer { shift: None, ..Peer::default() });
     for n in 0..8 {
         script.give(script_data(&script, n * 1000, 1000));
@@ -368,4 +368,19 @@ fn c23_an_acknowledgement_before_the_syn() {
     let guess = Seg { seq: THEIRS + 1, flags: ACK, ..guess };
     conn.handle_packet(START, &guess.packet((2, 80), (1, 40_000)));
     assert_eq!((conn.state(), conn.counters().bad_acks), (State::SynReceived, 1));
+}
+
+/// 24. Section 3.8.6.2.2: where memory is scarce the window is one of 16 KiB, and opens again also for large segments.
+#[test]
+fn c24_a_small_window_for_large_segments() {
+    let settings = Settings { mtu: 9000, initial_buffer: 65_536, ..unpaced() };
+    let mut script = Script::open(settings, Peer { mss: Some(8960), ..Peer::default() });
+    script.conn.set_pressure(Pressure::High);
+    for n in 0..7 {
+        script.give(script_data(&script, n * 8960, 8960));
+    }
+    script.wait(100);
+    script.skip();
+    assert_eq!(script.read(7 * 8960), 7 * 8960);
+    assert_eq!(script.expect_ack(7 * 8960).window, 16_384 >> 7);
 }

@@ -273,10 +273,15 @@ impl Receiver {
         u16::try_from(self.limit).unwrap_or(u16::MAX)
     }
 
+    /// What of the buffer may be filled now.
+    fn bound(&self) -> u32 {
+        if self.pressed { self.limit.min(count(PAGE)) } else { self.limit }
+    }
+
     /// Whether the sender should be told of a window that has opened.
     pub(super) fn window_is_news(&self) -> bool {
         // Twice of what is left, like Linux: the acknowledgements of a running transfer tell the rest.
-        let least = (2 * self.mss).min(self.limit / 2);
+        let least = (2 * self.mss).min(self.bound() / 2);
         self.new_edge().is_some_and(|edge| {
             let room = edge.beyond(self.nxt);
             room >= least && room / 2 >= self.window_left()
@@ -285,7 +290,7 @@ impl Receiver {
 
     /// An end that is worth announcing (RFC 9293, section 3.8.6.2.2: no small steps), and that a header can tell of.
     fn new_edge(&self) -> Option<Seq> {
-        let limit = if self.pressed { self.limit.min(count(PAGE)) } else { self.limit };
+        let limit = self.bound();
         let edge = self.nxt + limit.saturating_sub(self.available()).min(u32::from(u16::MAX) << self.shift);
         (edge.beyond(self.edge) >= self.mss.min(limit / 2).max(1)).then_some(edge)
     }
