@@ -310,3 +310,22 @@ fn c14_buffers_grow() {
     }
     assert!(slow.data_window() < 40_000, "{}", slow.data_window());
 }
+
+/// 15. RFC 9937: a recovery that time begins, and no acknowledgement, begins with one segment too.
+#[test]
+fn c15_a_recovery_that_time_begins() {
+    let mut script = Script::plain();
+    script.send(10_000);
+    script.skip();
+    script.wait(100);
+    script.sack(0, &[(9000, 10_000)]);
+    script.wait(30);
+    script.expect_data(0, 1000);
+    script.quiet();
+    assert_eq!(script.conn.counters().recoveries, 1);
+    script.wait(100);
+    script.sack(1000, &[(9000, 10_000)]);
+    script.expect_data(1000, 1000);
+    script.expect_data(2000, 1000);
+    script.quiet();
+}

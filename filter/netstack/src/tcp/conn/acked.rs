@@ -259,6 +259,8 @@ impl Connection {
         self.detect_losses(now);
         if self.recovery.mode == Mode::Open && self.board.lost() > 0 {
             self.begin_recovery(now);
+            // Nothing has arrived: the fast retransmission leaves, and the rest of what was lost waits.
+            self.reduce(0, false);
         }
     }
 
@@ -273,6 +275,13 @@ impl Connection {
         let outstanding = self.board.flying() + self.board.lost();
         self.congestion.on_loss(now, self.nxt - self.una);
         self.recovery.begin(Mode::Fast, self.nxt, outstanding);
+    }
+
+    /// Proportional rate reduction (RFC 9937).
+    fn reduce(&mut self, delivered: u32, safe: bool) {
+        let (flying, threshold) = (self.board.flying(), self.congestion.threshold());
+        let window = self.recovery.window(delivered, flying, threshold, self.mss, safe);
+        self.congestion.set_window(window);
     }
 
     /// The congestion window after an acknowledgement.
@@ -292,9 +301,7 @@ impl Connection {
             self.begin_recovery(now);
         }
         if self.recovery.mode == Mode::Fast {
-            let (flying, threshold) = (self.board.flying(), self.congestion.threshold());
-            let window = self.recovery.window(news.bytes, flying, threshold, self.mss, safe);
-            self.congestion.set_window(window);
+            self.reduce(news.bytes, safe);
             return;
         }
         // What arrives ahead of a hole makes the window grow only where holes are no sign of loss (RFC 3042).
