@@ -70,7 +70,8 @@ pub struct Limits {
     pub accept_timeout: Duration,
     /// An idle flow asks its peer for a sign of life after this time.
     pub keepalive: Duration,
-    /// A flow dies when its peer gave no sign of life for this time. More than `keepalive`.
+    /// A flow ends when something waits for an answer for this time and none makes progress (RFC 5482). An idle flow asks after
+    /// `keepalive`, so a peer that has vanished is noticed after both together.
     pub user_timeout: Duration,
     /// A released flow that makes no progress is aborted after this time.
     pub linger: Duration,

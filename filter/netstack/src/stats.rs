@@ -82,7 +82,8 @@ pub struct Stats {
     pub time_wait_evicted: u64,
     /// Connections opened from a tuple that was in TIME_WAIT.
     pub time_wait_reused: u64,
-    /// RST segments that belong to no flow: closed port, rejected or unknown flow.
+    /// RST segments for a closed port, and for flows that are unknown, refused or aborted. Not counted: what answers a wrong
+    /// acknowledgement while a flow opens.
     pub rst_sent: u64,
     /// Echo requests answered.
     pub echo_replies: u64,

@@ -133,7 +133,8 @@ pub struct Counters {
     pub keepalives: u32,
     /// Recoveries and timeouts that were taken back.
     pub undone: u32,
-    /// Segments with bytes that had arrived before (RFC 2883).
+    /// Segments with bytes that were answered and not taken: outside of the window, too old, or otherwise wrong. Also, reports of
+    /// the peer that bytes of ours came twice (RFC 2883).
     pub duplicates: u32,
     /// Dropped: an old timestamp, or none (PAWS).
     pub old_timestamps: u32,
