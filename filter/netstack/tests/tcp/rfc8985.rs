@@ -263,3 +263,12 @@ fn c15_a_lost_retransmission_after_a_timeout() {
     script.expect_data(1000, 1000);
     assert_eq!(script.conn.counters().timeouts, 1);
 }
+
+/// 16. Section 6.2, step 3: one acknowledgement of a batch, which brings a number and blocks beyond it, shows no reordering.
+#[test]
+fn c16_a_number_and_blocks_at_once_are_in_order() {
+    let mut script = ten();
+    script.sack(2000, &[(3000, 6000)]);
+    // Three segments are above the hole, which is enough while no reordering was seen.
+    script.expect_data(2000, 1000);
+}

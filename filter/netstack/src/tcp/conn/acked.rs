@@ -70,8 +70,9 @@ impl Connection {
         let flying_before = self.board.flying();
         let echo = segment.options.timestamps.filter(|_| self.timestamps).map(|(_, echo)| echo);
         let mut news = News::default();
-        let duplicate = self.take_blocks(now, segment, echo, &mut news);
+        // What the number acknowledges was there before what the blocks tell of: the other way round it looks like reordering.
         self.advance(now, ack.latest(self.una), echo, &mut news);
+        let duplicate = self.take_blocks(now, segment, echo, &mut news);
         let repeats = !advanced && plain && ack == self.una && window_before.0 == self.wnd;
         if !self.sack {
             self.guess_blocks(now, advanced, repeats, &mut news);
