@@ -193,7 +193,7 @@ impl Scoreboard {
                 }
                 Fate::Lost => {}
                 Fate::Flying => {
-                    unseen -= sent.len();
+                    unseen = unseen.saturating_sub(sent.len());
                     match is_lost(&sent) {
                         None => break,
                         Some(false) => {}
