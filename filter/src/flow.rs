@@ -323,6 +323,7 @@ mod tests {
         queue.push(vec![0; QUEUE_HIGH].into());
         assert!(queue.is_full());
     }
+
     #[test]
     fn a_queue_of_single_bytes_is_full_before_they_take_much_memory() {
         let (mut queue, budget) = queue(1 << 30);
