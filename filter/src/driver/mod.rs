@@ -9,13 +9,13 @@ mod clock;
 mod egress;
 mod held;
 mod ingress;
+mod path_mtu;
 mod pings;
 mod proxy_protocol;
 mod steering;
 mod thread;
 mod udp;
 mod udp_proxy;
-mod way;
 
 use crate::flow::Flow;
 use crate::greeting::Outcome;

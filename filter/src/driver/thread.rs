@@ -7,7 +7,7 @@
 use super::udp::Bound;
 use super::{
     AT_ONCE, Driver, Shard, Socket, StartError, UDP, UdpProxy, UdpStats, WAKER, checks, clock, egress,
-    ingress, peer_configs, pings, way,
+    ingress, path_mtu, peer_configs, pings,
 };
 use crate::network::{self, Network, Phase};
 use crate::status::{NetworkStatus, ThreadStats};
@@ -38,7 +38,7 @@ pub(crate) fn start(
     network.look_up_endpoints();
     let endpoints = network.peers();
     let endpoints = endpoints.iter().filter_map(|(peer, _)| super::address(peer.endpoint.as_ref()?));
-    let mtu = config.mtu.unwrap_or_else(|| way::tunnel_mtu(endpoints));
+    let mtu = config.mtu.unwrap_or_else(|| path_mtu::tunnel_mtu(endpoints));
     let prepare = |(shard, socket)| prepare(network, config, mtu, shard, socket);
     let prepared = network.shards().iter().zip(sockets).map(prepare).collect::<Result<Vec<_>, _>>()?;
     *network::lock(&network.status) = NetworkStatus {

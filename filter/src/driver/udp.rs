@@ -1,8 +1,8 @@
 //! The WireGuard UDP socket: one for both families where the host has IPv6, in batches, with segmentation (GSO)
 //! and receive (GRO) offload where the kernel has them. And what other sockets need for the same.
 
+use super::path_mtu::{Narrow, is_too_large};
 use super::steering;
-use super::way::{Narrow, is_too_large};
 use envoy_proxy_dynamic_modules_rust_sdk::{envoy_log_info, envoy_log_warn};
 use mio::{Interest, Registry, Token};
 use nexodus_netstack::Transmit;
