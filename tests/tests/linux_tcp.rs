@@ -251,7 +251,7 @@ impl Rig {
             }
             let mut bytes = vec![0; count];
             self.sent.fill(&mut bytes);
-            assert_eq!(connection.send_chunk(now, &mut bytes.into()), count);
+            assert_eq!(connection.send_chunk(now, &mut bytes.as_slice().into()), count);
         }
         if self.sent.position() == self.case.up && !self.finished {
             self.finished = true;

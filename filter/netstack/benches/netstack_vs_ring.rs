@@ -16,7 +16,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use nexodus_netstack::Limits;
 use pair::Pair;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -107,7 +107,7 @@ fn netstack() -> Vec<Duration> {
         let (mut sent, mut received) = (0, 0);
         while received < BATCH {
             let room = pair.stacks[0].send_capacity(sender).min(BATCH - sent);
-            let mut chunk = Bytes::copy_from_slice(&data[..room]);
+            let mut chunk = BytesMut::from(&data[..room]);
             sent += pair.stacks[0].send_chunk(pair.now, sender, &mut chunk);
             pair.turn(&mut Vec::new());
             let before = received;

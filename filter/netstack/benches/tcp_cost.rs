@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use nexodus_netstack::Instant;
 use nexodus_netstack::conn::{Connection, Settings};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -158,7 +158,7 @@ impl Host for Connection {
 
     fn send(&mut self, now: Instant, data: &[u8]) {
         let room = self.send_room().min(data.len());
-        self.send_chunk(now, &mut Bytes::copy_from_slice(&data[..room]));
+        self.send_chunk(now, &mut BytesMut::from(&data[..room]));
     }
 
     fn recv(&mut self, now: Instant, out: &mut [u8]) -> usize {

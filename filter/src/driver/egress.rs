@@ -4,7 +4,7 @@ use super::{Driver, Owner};
 use crate::flow::{Flow, FlowState};
 use crate::greeting::Outcome;
 use crate::network::Phase;
-use bytes::Bytes;
+use bytes::BytesMut;
 use nexodus_netstack::{CloseReason, ConnectError, Event, FlowId, Instant, Netstack};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(super) struct Egress {
     flow: Arc<Flow>,
     id: FlowId,
     /// A chunk that the netstack took in part.
-    in_hand: Bytes,
+    in_hand: BytesMut,
     /// The netstack was told that no byte follows.
     finished: bool,
 }
@@ -69,7 +69,7 @@ impl Driver {
                     if !state.destinations.is_empty() {
                         self.limit_attempt(now, id);
                     }
-                    let egress = Egress { flow: flow.clone(), id, in_hand: Bytes::new(), finished: false };
+                    let egress = Egress { flow: flow.clone(), id, in_hand: BytesMut::new(), finished: false };
                     self.owners.insert(id, Owner::Egress(egress));
                     return;
                 }
@@ -168,7 +168,7 @@ impl Egress {
         loop {
             if self.in_hand.is_empty() {
                 let mut state = self.flow.lock();
-                self.in_hand = state.to_overlay.pop().unwrap_or_default();
+                self.in_hand = state.to_overlay.pop().unwrap_or_default().into();
                 if state.worker_paused && state.to_overlay.is_below_half() {
                     state.wake_worker();
                 }

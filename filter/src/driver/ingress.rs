@@ -364,7 +364,7 @@ impl Relay {
                 Ok(0) => return Ok(Progress::Aborted),
                 // Mostly full: it goes as it is.
                 Ok(count) if count >= room / 2 => {
-                    stack.send_chunk(now, self.flow, &mut Bytes::from(std::mem::take(buffer)));
+                    stack.send_chunk(now, self.flow, &mut Bytes::from(std::mem::take(buffer)).into());
                 }
                 Ok(_) => {
                     stack.send(now, self.flow, buffer);

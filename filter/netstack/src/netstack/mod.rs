@@ -9,7 +9,7 @@ mod waiting;
 
 use std::net::{IpAddr, SocketAddr};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use ipnet::IpNet;
 
 use crate::batch::Batch;
@@ -208,7 +208,7 @@ impl Netstack {
 
     /// The same for a chunk whose bytes stay where they are until the peer has acknowledged them, unless they are few. What is
     /// taken leaves `chunk`'s front.
-    pub fn send_chunk(&mut self, now: Instant, flow: FlowId, chunk: &mut Bytes) -> usize {
+    pub fn send_chunk(&mut self, now: Instant, flow: FlowId, chunk: &mut BytesMut) -> usize {
         self.advance(now);
         let (tcp, mut cx) = self.tcp();
         tcp.send_chunk(&mut cx, flow, chunk)

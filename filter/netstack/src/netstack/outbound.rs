@@ -127,9 +127,10 @@ impl Netstack {
         let mut most = if batch.is_empty() { batch.room(largest) } else { 1 };
         while left > 0 && !batch.is_full() {
             let given = tcp.next_segments(&mut cx, flow, most.min(left), &mut |segment| {
-                packet.clear();
-                segment.append_to(packet);
-                sealed += u64::from(seal(batch, wireguard, *now, (peer, endpoint), packet, held_back));
+                let padded = wireguard.padded(segment.len());
+                sealed += u64::from(segment.lend(padded, packet, |packet| {
+                    seal(batch, wireguard, *now, (peer, endpoint), packet, held_back)
+                }));
             });
             left = if given == 0 { 0 } else { left - given };
             more = given > 0;
@@ -180,18 +181,19 @@ impl Netstack {
 
     fn seal(&mut self, batch: &mut Batch<'_>, peer: PeerId, endpoint: SocketAddr, packet: &mut Vec<u8>) {
         let Self { now, wireguard, stats, held_back, .. } = self;
+        packet.resize(wireguard.padded(packet.len()), 0);
         let sealed = seal(batch, wireguard, *now, (peer, endpoint), packet, held_back);
         stats.tx_packets += u64::from(sealed);
     }
 }
 
-/// Seals a packet into the batch. One that does not fit to the others is held back. False: the peer has no session.
+/// Seals a packet, padded, into the batch. One that does not fit to the others is held back. False: the peer has no session.
 fn seal(
     batch: &mut Batch<'_>,
     wireguard: &mut Wireguard,
     now: Instant,
     (peer, endpoint): (PeerId, SocketAddr),
-    packet: &mut Vec<u8>,
+    packet: &[u8],
     held_back: &mut Option<(SocketAddr, Vec<u8>)>,
 ) -> bool {
     let mut sealed = false;

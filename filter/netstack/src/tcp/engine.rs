@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::conn::segment::Segment;
 use super::conn::{Connection, End, Outgoing, Pressure, Settings, State};
@@ -119,7 +119,7 @@ impl Engine {
         &mut self,
         now: Instant,
         most: u32,
-        take: &mut dyn FnMut(&Outgoing<'_>),
+        take: &mut dyn FnMut(&mut Outgoing<'_>),
     ) -> u32 {
         self.0.poll_burst(now, most, take)
     }
@@ -133,7 +133,7 @@ impl Engine {
         self.0.send(now, data)
     }
 
-    pub(super) fn send_chunk(&mut self, now: Instant, chunk: &mut Bytes) -> usize {
+    pub(super) fn send_chunk(&mut self, now: Instant, chunk: &mut BytesMut) -> usize {
         self.0.send_chunk(now, chunk)
     }
 

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::BuildHasher as _;
 use std::net::SocketAddr;
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use slab::Slab;
 
 use crate::ip::{Address, Outbox};
@@ -141,7 +141,7 @@ impl Tcp {
         self.send_by(cx, id, data.len(), |engine| engine.send(now, data))
     }
 
-    pub(crate) fn send_chunk(&mut self, cx: &mut Context<'_>, id: FlowId, chunk: &mut Bytes) -> usize {
+    pub(crate) fn send_chunk(&mut self, cx: &mut Context<'_>, id: FlowId, chunk: &mut BytesMut) -> usize {
         let now = cx.now;
         self.send_by(cx, id, chunk.len(), |engine| engine.send_chunk(now, chunk))
     }

@@ -51,7 +51,7 @@ impl Tcp {
         cx: &mut Context<'_>,
         id: FlowId,
         most: u32,
-        take: &mut dyn FnMut(&Outgoing<'_>),
+        take: &mut dyn FnMut(&mut Outgoing<'_>),
     ) -> u32 {
         let Some(flow) = self.flows.get_mut(id.index as usize) else { return 0 };
         let Some(engine) = flow.engine_mut() else { return 0 };

@@ -194,13 +194,16 @@ impl Wireguard {
         self.settled.pop()
     }
 
-    /// Seals an inner packet at the end of `out`; pads it first. False without a session.
-    pub(crate) fn seal(&mut self, now: Instant, id: PeerId, packet: &mut Vec<u8>, out: &mut Vec<u8>) -> bool {
+    /// Bytes that a packet of `len` bytes has when zeros are put behind it: lengths are hidden up to 16 bytes, but never past
+    /// the MTU (WireGuard paper, section 5.4.6).
+    pub(crate) fn padded(&self, len: usize) -> usize {
+        len.next_multiple_of(16).min(self.mtu).max(len)
+    }
+
+    /// Seals an inner packet, padded, at the end of `out`. False without a session.
+    pub(crate) fn seal(&mut self, now: Instant, id: PeerId, packet: &[u8], out: &mut Vec<u8>) -> bool {
         set_clock(now);
         let Some(peer) = self.peers.get_mut(id as usize) else { return false };
-        // Lengths are hidden up to 16 bytes, but never past the MTU (WireGuard paper, section 5.4.6).
-        let padded = packet.len().next_multiple_of(16).min(self.mtu).max(packet.len());
-        packet.resize(padded, 0);
         let sealed = peer.encapsulate(now, packet, out);
         self.schedule(now, id);
         sealed

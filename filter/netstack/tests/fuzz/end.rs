@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use nexodus_netstack::Instant;
 use nexodus_netstack::conn::{Connection, End, Pressure, Settings, State};
 
@@ -141,7 +141,7 @@ impl Host {
         let data: Vec<u8> = (0..len as u32).map(|n| byte(self.index, first.wrapping_add(n))).collect();
         let room = connection.send_room();
         let taken = if len.is_multiple_of(600) {
-            let mut chunk = Bytes::from(data);
+            let mut chunk = BytesMut::from(&data[..]);
             let taken = connection.send_chunk(now, &mut chunk);
             assert_eq!(chunk.len(), len - taken, "what is taken leaves the chunk");
             taken

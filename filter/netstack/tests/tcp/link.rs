@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use nexodus_netstack::Instant;
 use nexodus_netstack::conn::{Connection, Settings};
 
@@ -80,7 +80,7 @@ impl Host for Connection {
     /// In chunks or by copies, both in many tests.
     fn send(&mut self, now: Instant, data: &[u8]) -> usize {
         if data.len().is_multiple_of(2) {
-            self.send_chunk(now, &mut Bytes::copy_from_slice(data))
+            self.send_chunk(now, &mut BytesMut::from(data))
         } else {
             Connection::send(self, now, data)
         }

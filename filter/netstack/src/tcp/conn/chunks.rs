@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 
 /// Less than this is put together with what comes before and after it: a chunk costs more than its bytes.
 const LITTLE: usize = 4 << 10;
@@ -43,7 +43,7 @@ struct Chunk {
 
 enum Kind {
     /// As it came.
-    Taken(Bytes),
+    Taken(BytesMut),
     Together(Vec<u8>),
 }
 
@@ -54,11 +54,18 @@ impl Chunk {
             Kind::Together(bytes) => bytes,
         }
     }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.bytes {
+            Kind::Taken(bytes) => bytes,
+            Kind::Together(bytes) => bytes,
+        }
+    }
 }
 
 impl Chunks {
     /// Takes a chunk without copying it, unless it is a small one.
-    pub(super) fn take(&mut self, chunk: Bytes) {
+    pub(super) fn take(&mut self, chunk: BytesMut) {
         if chunk.len() < LITTLE {
             self.copy(&chunk);
             return;
@@ -122,6 +129,19 @@ impl Chunks {
             place = Place { index: place.index + 1, within: 0 };
         }
         place
+    }
+
+    /// The `len` bytes from a place on with `before` and `after` bytes around them, if all lie in one chunk. Those around are
+    /// lent: they may still be wanted.
+    pub(super) fn around(
+        &mut self,
+        place: Place,
+        before: usize,
+        len: usize,
+        after: usize,
+    ) -> Option<&mut [u8]> {
+        let chunk = self.held.as_mut()?.chunks.get_mut(place.index)?;
+        chunk.bytes_mut().get_mut(place.within.checked_sub(before)?..place.within + len + after)
     }
 
     /// Moves the front on.
@@ -218,7 +238,7 @@ mod tests {
                 break;
             }
             if len % 2 == 0 {
-                chunks.take(Bytes::copy_from_slice(&bytes[at..at + len]));
+                chunks.take(BytesMut::from(&bytes[at..at + len]));
             } else {
                 chunks.copy(&bytes[at..at + len]);
             }
@@ -237,14 +257,34 @@ mod tests {
 
     #[test]
     fn a_large_chunk_is_not_copied_and_counts_until_its_last_byte_is_gone() {
-        let chunk = Bytes::from(pattern(10_000));
+        let chunk = BytesMut::from(&pattern(10_000)[..]);
+        let there = chunk[9000..].as_ptr();
         let mut chunks = Chunks::default();
-        chunks.take(chunk.clone());
-        chunks.read(chunks.place(9000), 10, |piece| assert_eq!(piece.as_ptr(), chunk[9000..].as_ptr()));
+        chunks.take(chunk);
+        chunks.read(chunks.place(9000), 10, |piece| assert_eq!(piece.as_ptr(), there));
         chunks.consume(9999);
         assert_eq!(chunks.memory(), 10_000);
         chunks.consume(1);
         assert_eq!(chunks.memory(), 0);
+    }
+
+    #[test]
+    fn bytes_are_lent_with_those_around_them_if_they_are_in_one_chunk() {
+        let bytes = pattern(20_000);
+        let mut chunks = Chunks::default();
+        chunks.take(BytesMut::from(&bytes[..10_000]));
+        chunks.take(BytesMut::from(&bytes[10_000..]));
+        chunks.consume(100);
+        let mut around = |offset: usize, before, len, after| {
+            chunks.around(chunks.place(offset), before, len, after).map(|bytes| bytes.to_vec())
+        };
+        assert_eq!(around(200, 300, 1000, 10).unwrap(), bytes[..1310], "what is gone is there to be written over");
+        assert_eq!(around(200, 301, 1000, 10), None);
+        assert_eq!(around(9000, 72, 890, 10).unwrap(), bytes[9028..10_000]);
+        assert_eq!(around(9000, 72, 890, 11), None);
+        assert_eq!(around(9000, 72, 1000, 0), None, "of two chunks");
+        assert_eq!(around(9900, 1, 1000, 0), None, "the first of a chunk");
+        assert_eq!(around(9900, 0, 1000, 15).unwrap(), bytes[10_000..11_015]);
     }
 
     #[test]
@@ -253,7 +293,7 @@ mod tests {
         chunks.copy(&[1; 100]);
         assert!((100..300).contains(&chunks.memory()), "{}", chunks.memory());
         for _ in 0..10_000 {
-            chunks.take(Bytes::from_static(&[1; 10]));
+            chunks.take(BytesMut::from(&[1; 10][..]));
         }
         let (held, memory) = (100_100, chunks.memory());
         assert!(memory >= held && memory <= held + 2 * TOGETHER, "{memory} bytes for {held}");

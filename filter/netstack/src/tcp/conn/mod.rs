@@ -44,7 +44,7 @@ mod tuning;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::Instant;
 use crate::tcp::table::Stamps;
@@ -144,7 +144,7 @@ impl Connection {
     }
 
     /// The same for a chunk whose bytes stay where they are, unless they are few: what is taken leaves `chunk`'s front.
-    pub fn send_chunk(&mut self, _now: Instant, chunk: &mut Bytes) -> usize {
+    pub fn send_chunk(&mut self, _now: Instant, chunk: &mut BytesMut) -> usize {
         let taken = chunk.len().min(self.send_room());
         self.buffer.take(chunk.split_to(taken));
         self.buffered += count(taken);

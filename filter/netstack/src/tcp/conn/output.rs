@@ -5,7 +5,7 @@ use super::congestion::CongestionControl;
 use super::options::{TIMESTAMPS_LEN, Written};
 use super::pacing::Pace;
 use super::recovery::Mode;
-use super::segment::{ACK, Ends, FIN, Header, Headers, Outgoing, PSH, RST, Sink};
+use super::segment::{ACK, Ends, FIN, Header, Headers, PSH, RST, Sink};
 use super::seq::Seq;
 use super::timers::Probe;
 use super::{Connection, End, Stage, timestamp};
@@ -22,7 +22,7 @@ impl Connection {
 
     /// Gives `take` the next IP packet, and up to `most` in all if those that follow differ from it in nothing but their
     /// bytes. Returns how many it gave; none: there is none (now).
-    pub fn poll_burst(&mut self, now: Instant, most: u32, take: &mut dyn FnMut(&Outgoing<'_>)) -> u32 {
+    pub fn poll_burst(&mut self, now: Instant, most: u32, take: &mut Sink<'_>) -> u32 {
         if most == 0 {
             return 0;
         }
@@ -217,8 +217,9 @@ impl Connection {
         let mut headers = Headers::new(&self.ends, header, options.as_slice(), len as usize);
         let mut place = self.buffer.place(start.beyond(self.front) as usize);
         for n in 0..segments {
-            let (packet, next) = headers.packet(start + len * n, &self.buffer, place, len as usize);
-            out(&packet);
+            let (mut packet, next) =
+                headers.packet(start + len * n, &mut self.buffer, place, len as usize);
+            out(&mut packet);
             place = next;
         }
         self.sent(segments);
@@ -232,9 +233,9 @@ impl Connection {
     }
 
     /// A segment without bytes.
-    pub(super) fn emit(&self, out: &mut Sink<'_>, header: Header, options: &Written) {
+    pub(super) fn emit(&mut self, out: &mut Sink<'_>, header: Header, options: &Written) {
         let mut headers = Headers::new(&self.ends, header, options.as_slice(), 0);
-        out(&headers.packet(header.seq, &self.buffer, Place::default(), 0).0);
+        out(&mut headers.packet(header.seq, &mut self.buffer, Place::default(), 0).0);
     }
 
     fn poll_acknowledgement(&mut self, now: Instant, out: &mut Sink<'_>) -> bool {
@@ -301,6 +302,6 @@ pub(crate) fn acknowledgement(
     let header = Header { seq: Seq(numbers.0), ack: Seq(numbers.1), flags: ACK, window: u16::MAX };
     let mut packet = Vec::new();
     let mut headers = Headers::new(&ends, header, options.as_slice(), 0);
-    headers.packet(header.seq, &Chunks::default(), Place::default(), 0).0.append_to(&mut packet);
+    headers.packet(header.seq, &mut Chunks::default(), Place::default(), 0).0.append_to(&mut packet);
     packet
 }

@@ -128,7 +128,7 @@ impl Headers {
     pub(super) fn packet<'a>(
         &'a mut self,
         seq: Seq,
-        buffer: &'a Chunks,
+        buffer: &'a mut Chunks,
         place: Place,
         len: usize,
     ) -> (Outgoing<'a>, Place) {
@@ -150,12 +150,46 @@ impl Headers {
 /// An IP packet to send. Its payload is still where the connection keeps it.
 pub struct Outgoing<'a> {
     headers: &'a [u8],
-    buffer: &'a Chunks,
+    buffer: &'a mut Chunks,
     place: Place,
     len: usize,
 }
 
+/// Most zeros behind a packet: WireGuard pads to multiples of 16 bytes.
+const MAX_PADDING: usize = 15;
+
 impl Outgoing<'_> {
+    /// Bytes of the packet.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a packet has headers")]
+    pub fn len(&self) -> usize {
+        self.headers.len() + self.len
+    }
+
+    /// Lends the packet, with zeros behind it up to `padded` bytes, to `take`. Its payload stays where it is: headers and
+    /// zeros lie over the stream's bytes around it for as long. Only where there are too few of them, as for a segment of
+    /// bytes from two chunks, the packet is put together in `scratch`.
+    pub fn lend<R>(&mut self, padded: usize, scratch: &mut Vec<u8>, take: impl FnOnce(&[u8]) -> R) -> R {
+        let (before, after) = (self.headers.len(), padded.saturating_sub(self.len()));
+        let around = self.buffer.around(self.place, before, self.len, after);
+        let Some(packet) = around.filter(|_| self.len > 0 && after <= MAX_PADDING) else {
+            scratch.clear();
+            self.append_to(scratch);
+            scratch.resize(before + self.len + after, 0);
+            return take(scratch);
+        };
+        let end = before + self.len;
+        let (mut headers, mut padding) = ([0; MAX_HEADERS], [0; MAX_PADDING]);
+        headers[..before].copy_from_slice(&packet[..before]);
+        padding[..after].copy_from_slice(&packet[end..]);
+        packet[..before].copy_from_slice(self.headers);
+        packet[end..].fill(0);
+        let taken = take(packet);
+        packet[..before].copy_from_slice(&headers[..before]);
+        packet[end..].copy_from_slice(&padding[..after]);
+        taken
+    }
+
     /// Puts the packet at the end of `out`.
     pub fn append_to(&self, out: &mut Vec<u8>) {
         out.reserve(self.headers.len() + self.len);
@@ -165,4 +199,4 @@ impl Outgoing<'_> {
 }
 
 /// What takes the packets of a connection, one after the other.
-pub(super) type Sink<'a> = dyn FnMut(&Outgoing<'_>) + 'a;
+pub(super) type Sink<'a> = dyn FnMut(&mut Outgoing<'_>) + 'a;
