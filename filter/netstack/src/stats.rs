@@ -20,8 +20,12 @@ pub struct Stats {
     pub tx_bytes: u64,
     /// Inner IP packets that were authenticated.
     pub rx_packets: u64,
+    /// Those of them that were opened where the bytes of their stream are kept.
+    pub rx_in_place: u64,
     /// Inner IP packets that were sealed.
     pub tx_packets: u64,
+    /// Those of them that were sealed from where the bytes of their stream are kept.
+    pub tx_in_place: u64,
     /// WireGuard handshakes completed.
     pub handshakes: u64,
     /// Handshake initiations sent, retries included.

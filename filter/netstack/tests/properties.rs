@@ -19,16 +19,17 @@ fn end() -> impl Strategy<Value = (usize, usize, bool)> {
 }
 
 fn link() -> impl Strategy<Value = Link> {
-    (0..500_u64, 0..500_u64, 0..2000_u64, 0..60_u64, prop_oneof![Just(0), 50_000..2_000_000_u64]).prop_map(
-        |(loss, duplicate, reorder, delay, rate)| Link {
-            delay: Duration::from_millis(delay),
-            loss,
-            duplicate,
-            reorder,
-            rate,
-            queue: 200_000,
-        },
-    )
+    let faults = (0..500_u64, 0..500_u64, 0..2000_u64, 0..200_u64);
+    let rate = prop_oneof![Just(0), 50_000..2_000_000_u64];
+    (faults, 0..60_u64, rate).prop_map(|((loss, duplicate, reorder, corrupt), delay, rate)| Link {
+        delay: Duration::from_millis(delay),
+        loss,
+        duplicate,
+        reorder,
+        corrupt,
+        rate,
+        queue: 200_000,
+    })
 }
 
 fn buffer() -> impl Strategy<Value = usize> {

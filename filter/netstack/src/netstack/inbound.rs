@@ -3,9 +3,8 @@
 use super::{Netstack, Route};
 use crate::ip::icmp::{self, Undelivered};
 use crate::ip::{self, Packet};
-use crate::tcp::Context;
-use crate::tcp::Run;
 use crate::tcp::segment::Tuple;
+use crate::tcp::{Context, HEADERS, Next, Run};
 use crate::wireguard::{Datagram, Incoming, Place};
 use crate::{FlowId, Handover};
 
@@ -14,14 +13,22 @@ pub(super) struct FlowRun {
     run: Run,
     flow: FlowId,
     from: Option<Place>,
+    /// More than the first packet has come.
+    goes_on: bool,
 }
 
 impl Netstack {
     /// Takes a WireGuard datagram.
     pub(super) fn open(&mut self, datagram: Datagram<'_>) {
         let mut opened = std::mem::take(&mut self.opened);
-        match self.wireguard.receive(self.now, datagram, &mut opened, &mut self.stats) {
-            Incoming::Packet(peer, packet) => self.receive(Some(Place::Here(peer)), packet),
+        if opened.len() < datagram.space() {
+            opened.resize(datagram.space(), 0);
+        }
+        let incoming = self
+            .open_in_place(datagram, &mut opened)
+            .unwrap_or_else(|| self.wireguard.receive(self.now, datagram, &mut opened, &mut self.stats));
+        match incoming {
+            Incoming::Packet(peer, len) => self.receive(Some(Place::Here(peer)), &opened[..len]),
             Incoming::There(shard) => {
                 let Datagram { remote, bytes, .. } = datagram;
                 self.hand_over(shard, Handover::Datagram { remote, datagram: bytes.to_vec() });
@@ -32,15 +39,47 @@ impl Netstack {
         self.unpark();
     }
 
+    /// Opens a datagram in the buffer of the stream to which the last packets belonged, where the bytes of the next one belong:
+    /// most likely it is that one. Its headers are opened over bytes that may still be wanted, for as long. What turns out to be
+    /// another packet is copied to `space`. `None`: it has to be opened elsewhere.
+    fn open_in_place(&mut self, datagram: Datagram<'_>, space: &mut [u8]) -> Option<Incoming> {
+        let Self { now, wireguard, tcp, outbox, stats, run, .. } = self;
+        let last = run.as_ref().filter(|last| last.goes_on)?;
+        let (end, before) = last.run.lengths();
+        let needed = datagram.space_for_packet(wireguard.padded(end))?;
+        let (next, place) = tcp.place(stats, last.flow, (before, end - before, needed - end))?;
+        let mut lent = [0; HEADERS];
+        lent[..before].copy_from_slice(&place[..before]);
+        let incoming = wireguard.receive(*now, datagram, place, stats);
+        let mut is_next = false;
+        if let Incoming::Packet(peer, len) = incoming {
+            let packet = &place[..len];
+            let seq = last.run.follows(packet).filter(|_| last.from == Some(Place::Here(peer)));
+            is_next = seq.is_some_and(|(seq, _)| seq == next);
+            if !is_next {
+                space[..len].copy_from_slice(packet);
+            }
+        }
+        place[..before].copy_from_slice(&lent[..before]);
+        if !is_next {
+            return Some(incoming);
+        }
+        let mut cx = Context { now: *now, outbox, stats };
+        let taken = tcp.receive_more(&mut cx, last.flow, next, Next::InPlace(end - before));
+        stats.rx_in_place += u64::from(taken);
+        Some(Incoming::Nothing)
+    }
+
     /// Takes an inner packet; `None` is ourselves.
     pub(super) fn receive(&mut self, from: Option<Place>, bytes: &[u8]) {
         // The next packet of the stream that the last one belonged to: it comes from where that came from, and goes where that
         // went.
-        if let Some(last) = self.run.as_ref().filter(|last| last.from == from)
+        if let Some(last) = self.run.as_mut().filter(|last| last.from == from)
             && let Some((seq, payload)) = last.run.follows(bytes)
         {
             let mut cx = Context { now: self.now, outbox: &mut self.outbox, stats: &mut self.stats };
-            if self.tcp.receive_more(&mut cx, last.flow, seq, payload) {
+            if self.tcp.receive_more(&mut cx, last.flow, seq, Next::Bytes(payload)) {
+                last.goes_on = true;
                 return;
             }
         }
@@ -89,7 +128,9 @@ impl Netstack {
             ip::TCP => {
                 let (tcp, mut cx) = self.tcp();
                 let flow = tcp.receive(&mut cx, packet);
-                self.run = flow.and_then(|flow| Some(FlowRun { run: Run::begin(packet.bytes)?, flow, from }));
+                let begin =
+                    |flow| Some(FlowRun { run: Run::begin(packet.bytes)?, flow, from, goes_on: false });
+                self.run = flow.and_then(begin);
             }
             ip::UDP => {
                 if !self.udp.receive(self.now, packet, &mut self.stats) {

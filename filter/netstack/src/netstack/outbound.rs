@@ -121,22 +121,26 @@ impl Netstack {
         let mut cx = Context { now: *now, outbox, stats };
         // Sealed, a packet has 32 bytes more.
         let largest = *mtu + 32;
-        let (mut left, mut sealed) = (TURN, 0);
+        let (mut left, mut sealed, mut in_place) = (TURN, 0, 0);
         let mut more = true;
         // The first packet shows whether those like it fit to what the batch holds.
         let mut most = if batch.is_empty() { batch.room(largest) } else { 1 };
         while left > 0 && !batch.is_full() {
             let given = tcp.next_segments(&mut cx, flow, most.min(left), &mut |segment| {
                 let padded = wireguard.padded(segment.len());
-                sealed += u64::from(segment.lend(padded, packet, |packet| {
-                    seal(batch, wireguard, *now, (peer, endpoint), packet, held_back)
-                }));
+                segment.lend(padded, packet, |packet, is_in_place| {
+                    if seal(batch, wireguard, *now, (peer, endpoint), packet, held_back) {
+                        sealed += 1;
+                        in_place += u64::from(is_in_place);
+                    }
+                });
             });
             left = if given == 0 { 0 } else { left - given };
             more = given > 0;
             most = batch.room(largest);
         }
         cx.stats.tx_packets += sealed;
+        cx.stats.tx_in_place += in_place;
         if more {
             tcp.again(flow);
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::conn::segment::Segment;
-use super::conn::{Connection, End, Outgoing, Pressure, Settings, State};
+use super::conn::{Connection, End, Next, Outgoing, Pressure, Settings, State};
 use super::segment::Tuple;
 use super::table::Stamps;
 use crate::seed::{Seeded, next_random};
@@ -105,8 +105,13 @@ impl Engine {
 
     /// Takes a segment that differs from the last one, of which `receive` has said `true`, in its number and its bytes alone.
     /// False, and nothing has happened: it has to be received like any other.
-    pub(super) fn receive_more(&mut self, now: Instant, seq: u32, payload: &[u8]) -> bool {
+    pub(super) fn receive_more(&mut self, now: Instant, seq: u32, payload: Next<'_>) -> bool {
         self.0.handle_more(now, seq, payload)
+    }
+
+    /// Where the bytes of such a segment belong; see [`Connection::place`].
+    pub(super) fn place(&mut self, before: usize, len: usize, after: usize) -> Option<(u32, &mut [u8])> {
+        self.0.place(before, len, after)
     }
 
     /// Writes the next segment into `out`. False: nothing to send (now).

@@ -25,9 +25,10 @@ use crate::seed::{Seeded, next_random};
 use crate::timers::Timers;
 use crate::wireguard::PeerId;
 use crate::{ConnectError, Event, FlowId, Instant, Limits, Local, Stats};
+pub(crate) use conn::Next;
 use engine::{Engine, Shared};
 use flow::{Flow, FlowState, Kind};
-pub(crate) use run::Run;
+pub(crate) use run::{HEADERS, Run};
 use segment::Tuple;
 use table::{Table, Vacancy};
 

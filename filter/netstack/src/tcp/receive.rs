@@ -1,13 +1,13 @@
 //! Segments from the overlay.
 
-use super::conn;
+use super::conn::{self, Next};
 use super::engine::Phase;
 use super::flow::{FlowState, Kind};
 use super::segment::{Segment, Tuple};
 use super::table::{Entry, TimeWait};
 use super::{Context, Tcp};
 use crate::ip::{Address, Packet};
-use crate::{CloseReason, FlowId};
+use crate::{CloseReason, FlowId, Stats};
 
 impl Tcp {
     /// Takes a segment. Returns its flow if the like of it would say nothing new but its bytes: [`Self::receive_more`] is for
@@ -36,7 +36,7 @@ impl Tcp {
         cx: &mut Context<'_>,
         id: FlowId,
         seq: u32,
-        payload: &[u8],
+        payload: Next<'_>,
     ) -> bool {
         let pressure = self.limits.pressure(cx.stats);
         let Some(flow) = self.flow_mut(id).filter(|flow| !flow.released) else { return false };
@@ -49,6 +49,20 @@ impl Tcp {
         self.tell(id, Kind::Readable);
         self.make_ready(id);
         true
+    }
+
+    /// Where the packet of such a segment can be opened; see [`conn::Connection::place`]. If it has the number that comes with
+    /// the place, [`Self::receive_more`] takes it.
+    pub(crate) fn place(
+        &mut self,
+        stats: &Stats,
+        id: FlowId,
+        (before, len, after): (usize, usize, usize),
+    ) -> Option<(u32, &mut [u8])> {
+        let pressure = self.limits.pressure(stats);
+        let engine = self.flow_mut(id).filter(|flow| !flow.released)?.engine_mut()?;
+        engine.set_pressure(pressure);
+        engine.place(before, len, after)
     }
 
     /// True: the like of it would say nothing new but its bytes.

@@ -3,7 +3,7 @@
 use crate::ip;
 
 /// Most bytes of headers in a run: IPv6, TCP, and timestamps.
-const HEADERS: usize = 40 + 20 + 12;
+pub(crate) const HEADERS: usize = 40 + 20 + 12;
 const WORDS: usize = HEADERS / 8;
 
 const PSH: u8 = 0x08;
@@ -49,6 +49,11 @@ impl Run {
         same[tcp + 13] = !PSH;
         same[tcp + 16..tcp + 18].fill(0);
         Some(Self { headers: words(head), same: words(&same), tcp, payload, end })
+    }
+
+    /// Bytes of a packet of this run, and those of them before its payload: [`HEADERS`] at most.
+    pub(crate) fn lengths(&self) -> (usize, usize) {
+        (self.end, self.payload)
     }
 
     /// The sequence number and the bytes of a packet of this run.

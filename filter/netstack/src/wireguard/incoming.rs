@@ -18,6 +18,25 @@ pub(crate) struct Datagram<'a> {
     pub(crate) counted: bool,
 }
 
+/// The header in front of a sealed packet, and the tag behind it.
+const HEADER: usize = 16;
+const TAG: usize = 16;
+/// Type of a message with a packet.
+const DATA: u8 = 4;
+
+impl Datagram<'_> {
+    /// Bytes that it takes to open one like it, whatever it is: an initiation is answered there too.
+    pub(crate) fn space(&self) -> usize {
+        self.bytes.len().max(148)
+    }
+
+    /// Bytes that it takes to open it, if it can hold an inner packet that has `padded` bytes with its padding.
+    pub(crate) fn space_for_packet(&self, padded: usize) -> Option<usize> {
+        let fits = self.bytes.first() == Some(&DATA) && self.bytes.len() == HEADER + padded + TAG;
+        fits.then_some(padded + TAG)
+    }
+}
+
 /// What a datagram shows before it is opened.
 struct Message {
     place: Place,
@@ -26,9 +45,10 @@ struct Message {
 }
 
 /// What came in a datagram.
-pub(crate) enum Incoming<'a> {
-    /// An inner packet from a peer.
-    Packet(PeerId, &'a [u8]),
+#[derive(Clone, Copy)]
+pub(crate) enum Incoming {
+    /// An inner packet from a peer, of so many bytes.
+    Packet(PeerId, usize),
     /// It is for this other stack to read.
     There(usize),
     /// Nothing to go on with.
@@ -36,20 +56,21 @@ pub(crate) enum Incoming<'a> {
 }
 
 impl Wireguard {
-    /// Takes a datagram. `space` is where packets are opened: it grows as needed, and what it holds does not matter.
-    pub(crate) fn receive<'a>(
+    /// Takes a datagram, and opens it at the front of `space`, which has [`Datagram::space`] bytes at least; what they are does
+    /// not matter.
+    pub(crate) fn receive(
         &mut self,
         now: Instant,
         datagram: Datagram<'_>,
-        space: &'a mut Vec<u8>,
+        space: &mut [u8],
         stats: &mut Stats,
-    ) -> Incoming<'a> {
+    ) -> Incoming {
         set_clock(now);
         let Some(message) = self.identify(datagram, stats) else { return Incoming::Nothing };
         match message.place {
             Place::There(shard) => Incoming::There(shard),
             Place::Here(id) => match self.open_message(now, id, datagram, &message, space, stats) {
-                Some(len) => Incoming::Packet(id, &space[..len]),
+                Some(len) => Incoming::Packet(id, len),
                 None => Incoming::Nothing,
             },
         }
@@ -62,16 +83,12 @@ impl Wireguard {
         id: PeerId,
         datagram: Datagram<'_>,
         message: &Message,
-        space: &mut Vec<u8>,
+        space: &mut [u8],
         stats: &mut Stats,
     ) -> Option<usize> {
         let Datagram { remote, bytes: datagram, .. } = datagram;
         let peer = self.peers.get_mut(id as usize)?;
         peer.refresh(now, &mut self.datagrams, stats);
-        let needed = datagram.len().max(148) + 32;
-        if space.len() < needed {
-            space.resize(needed, 0);
-        }
         let mut inner = None;
         let mut opened = true;
         match peer.decapsulate(remote, datagram, space) {

@@ -16,6 +16,8 @@ pub struct Link {
     pub loss: u64,
     pub duplicate: u64,
     pub reorder: u64,
+    /// A bit of the datagram arrives wrong.
+    pub corrupt: u64,
     /// Bytes per second; 0 is unlimited.
     pub rate: u64,
     /// Bytes that wait for the rate before more are dropped.
@@ -24,7 +26,15 @@ pub struct Link {
 
 impl Default for Link {
     fn default() -> Self {
-        Self { delay: Duration::from_millis(5), loss: 0, duplicate: 0, reorder: 0, rate: 0, queue: 1 << 20 }
+        Self {
+            delay: Duration::from_millis(5),
+            loss: 0,
+            duplicate: 0,
+            reorder: 0,
+            corrupt: 0,
+            rate: 0,
+            queue: 1 << 20,
+        }
     }
 }
 
@@ -85,7 +95,14 @@ impl Wire {
                 if self.random.chance(self.link.reorder, 10_000) { self.random.below(20_000) } else { 0 };
             let arrives = leaves + self.link.delay + Duration::from_micros(late);
             self.count += 1;
-            self.flights.push(Reverse((arrives, self.count, from, to, datagram.to_vec())));
+            let mut datagram = datagram.to_vec();
+            if self.random.chance(self.link.corrupt, 10_000)
+                && let Ok(at) = usize::try_from(self.random.below(datagram.len() as u64))
+                && let Some(byte) = datagram.get_mut(at)
+            {
+                *byte ^= 1 << self.random.below(8);
+            }
+            self.flights.push(Reverse((arrives, self.count, from, to, datagram)));
         }
     }
 

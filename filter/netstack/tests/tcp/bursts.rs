@@ -87,14 +87,16 @@ impl<H: HasConnection> Host for InBursts<H> {
                 if most == 1 {
                     packet.append_to(&mut bytes);
                 } else {
-                    let (len, mut scratch) = (packet.len(), Vec::new());
-                    bytes = packet.lend(len.next_multiple_of(16), &mut scratch, <[u8]>::to_vec);
-                    assert_eq!(bytes.len(), len.next_multiple_of(16));
-                    assert!(bytes.drain(len..).all(|byte| byte == 0));
-                    if len > 1000 {
-                        lent += 1;
-                        put_together += u32::from(!scratch.is_empty());
-                    }
+                    let (len, padded) = (packet.len(), packet.len().next_multiple_of(16));
+                    packet.lend(padded, &mut Vec::new(), |packet, in_place| {
+                        assert_eq!(packet.len(), padded);
+                        assert!(packet[len..].iter().all(|&byte| byte == 0));
+                        bytes.extend_from_slice(&packet[..len]);
+                        if len > 1000 {
+                            lent += 1;
+                            put_together += u32::from(!in_place);
+                        }
+                    });
                 }
                 waiting.push_back(bytes);
             });

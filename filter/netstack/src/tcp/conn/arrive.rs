@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::receive::Next;
 use super::recovery::Mode;
 use super::segment::Segment;
 use super::seq::{Seq, count};
@@ -47,7 +48,7 @@ impl Connection {
         let mut run: Option<Run> = None;
         for packet in packets {
             let next = run.as_ref().and_then(|run| run.follows(packet));
-            if next.is_some_and(|(seq, payload)| self.handle_more(now, seq, payload)) {
+            if next.is_some_and(|(seq, payload)| self.handle_more(now, seq, Next::Bytes(payload))) {
                 continue;
             }
             let simple = self.handle_whole(now, packet) == Some(true);
@@ -57,13 +58,9 @@ impl Connection {
 
     /// Takes a segment that differs in its number and its bytes alone from the last one, of which [`Self::handle_segment`] has
     /// said `true`. False, and nothing has happened: it is not simply what comes next.
-    pub(crate) fn handle_more(&mut self, now: Instant, seq: u32, payload: &[u8]) -> bool {
+    pub(crate) fn handle_more(&mut self, now: Instant, seq: u32, payload: Next<'_>) -> bool {
         let seq = Seq(seq);
-        let simple = self.stage == Stage::Open
-            && self.recovery.mode == Mode::Open
-            && self.pressure != Pressure::Full
-            && seq == self.rcv.nxt;
-        if !simple || !self.rcv.take_next(payload) {
+        if !self.takes_more() || seq != self.rcv.nxt || !self.rcv.take_next(payload) {
             return false;
         }
         self.counters.received = self.counters.received.wrapping_add(1);
@@ -74,6 +71,21 @@ impl Connection {
         self.owe_acknowledgement(now, count(payload.len()), payload.len() >= self.rcv.mss as usize);
         self.answered(now, self.una);
         true
+    }
+
+    fn takes_more(&self) -> bool {
+        self.stage == Stage::Open && self.recovery.mode == Mode::Open && self.pressure != Pressure::Full
+    }
+
+    /// Where a packet can be opened so that its `len` bytes of payload are in their place, if they have the number that comes with it: the bytes
+    /// of the buffer around that place, `before` of them ahead of it, which are lent, and `after` behind it. What is put there
+    /// counts once [`Self::handle_more`] takes it, which it will.
+    pub(crate) fn place(&mut self, before: usize, len: usize, after: usize) -> Option<(u32, &mut [u8])> {
+        if !self.takes_more() {
+            return None;
+        }
+        let next = self.rcv.nxt.0;
+        self.rcv.place(before, len, after).map(|place| (next, place))
     }
 
     /// Takes a segment of this connection. True: the like of it would say nothing new but its bytes.

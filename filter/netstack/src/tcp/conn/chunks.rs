@@ -213,6 +213,7 @@ impl Held {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failure is a failed test")]
 mod tests {
     use super::*;
 
@@ -278,7 +279,11 @@ mod tests {
         let mut around = |offset: usize, before, len, after| {
             chunks.around(chunks.place(offset), before, len, after).map(|bytes| bytes.to_vec())
         };
-        assert_eq!(around(200, 300, 1000, 10).unwrap(), bytes[..1310], "what is gone is there to be written over");
+        assert_eq!(
+            around(200, 300, 1000, 10).unwrap(),
+            bytes[..1310],
+            "what is gone is there to be written over"
+        );
         assert_eq!(around(200, 301, 1000, 10), None);
         assert_eq!(around(9000, 72, 890, 10).unwrap(), bytes[9028..10_000]);
         assert_eq!(around(9000, 72, 890, 11), None);

@@ -53,6 +53,7 @@ use congestion::{CongestionControl, Cubic};
 pub(crate) use output::acknowledgement;
 use pacing::Pacer;
 use rack::Rack;
+pub(crate) use receive::Next;
 use receive::Receiver;
 use recovery::Recovery;
 use rtt::Rtt;

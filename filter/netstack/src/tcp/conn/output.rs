@@ -217,8 +217,7 @@ impl Connection {
         let mut headers = Headers::new(&self.ends, header, options.as_slice(), len as usize);
         let mut place = self.buffer.place(start.beyond(self.front) as usize);
         for n in 0..segments {
-            let (mut packet, next) =
-                headers.packet(start + len * n, &mut self.buffer, place, len as usize);
+            let (mut packet, next) = headers.packet(start + len * n, &mut self.buffer, place, len as usize);
             out(&mut packet);
             place = next;
         }

@@ -1,4 +1,6 @@
-//! The receiving side: what has arrived, in order and ahead of it, and the window that is announced.
+//! The receiving side: what has arrived, in order and ahead of it.
+
+mod window;
 
 use bytes::Bytes;
 
@@ -18,6 +20,23 @@ struct Range {
     end: Seq,
     /// Grows with every arrival: reports begin with the newest (RFC 2018, section 4).
     news: u32,
+}
+
+/// The bytes of a segment that goes on with the stream.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Next<'a> {
+    Bytes(&'a [u8]),
+    /// So many, which are in their place: see [`Connection::place`](super::Connection::place).
+    InPlace(usize),
+}
+
+impl Next<'_> {
+    pub(super) fn len(self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::InPlace(len) => len,
+        }
+    }
 }
 
 /// What a segment has brought.
@@ -113,31 +132,30 @@ impl Receiver {
         self.pages.grow_beyond(most, start.beyond(self.read) as usize, end.beyond(self.read) as usize)
     }
 
-    /// How much the window has left.
-    pub(super) fn window_left(&self) -> u32 {
-        self.edge.beyond(self.nxt)
-    }
-
-    /// Whether a segment touches the window (RFC 9293, section 3.10.7.4). A segment without bytes may stand at the very end:
-    /// that is where a sender is that has filled it.
-    pub(super) fn accepts(&self, start: Seq, end: Seq) -> bool {
-        if start == end {
-            !start.is_before(self.nxt) && !start.is_after(self.edge)
-        } else {
-            end.is_after(self.nxt) && start.is_before(self.edge)
-        }
+    /// Whether the next `len` bytes are nothing to think about.
+    fn is_simple(&self, len: u32) -> bool {
+        len <= self.window_left() && self.ranges.is_empty() && self.fin.is_none()
     }
 
     /// The next bytes. False, and nothing has happened: there is more to think about.
-    pub(super) fn take_next(&mut self, payload: &[u8]) -> bool {
+    pub(super) fn take_next(&mut self, payload: Next<'_>) -> bool {
         let len = count(payload.len());
-        let simple = len <= self.window_left() && self.ranges.is_empty() && self.fin.is_none();
-        if simple {
-            self.mss = self.mss.max(len);
-            self.pages.write(self.available() as usize, payload);
-            self.nxt = self.nxt + len;
+        if !self.is_simple(len) {
+            return false;
         }
-        simple
+        if let Next::Bytes(bytes) = payload {
+            self.pages.write(self.available() as usize, bytes);
+        }
+        self.mss = self.mss.max(len);
+        self.nxt = self.nxt + len;
+        true
+    }
+
+    /// The place of the next `len` bytes, with `before` bytes ahead of them that may be wanted, and `after` bytes behind them
+    /// that are free.
+    pub(super) fn place(&mut self, before: usize, len: usize, after: usize) -> Option<&mut [u8]> {
+        let at = self.available() as usize;
+        if self.is_simple(count(len)) { self.pages.around(at, before, len + after) } else { None }
     }
 
     /// Bytes at `seq`, and `fin` behind them.
@@ -258,41 +276,6 @@ impl Receiver {
             filled += 1;
         }
         (blocks, filled)
-    }
-
-    /// The window to put into a header; it counts as announced.
-    pub(super) fn announce(&mut self) -> u16 {
-        let edge = self.new_edge().unwrap_or(self.edge);
-        let window = u16::try_from(edge.beyond(self.nxt) >> self.shift).unwrap_or(u16::MAX);
-        self.edge = self.edge.latest(self.nxt + (u32::from(window) << self.shift));
-        window
-    }
-
-    /// The window of a SYN, which is never scaled (RFC 7323, section 2.2).
-    pub(super) fn announce_in_syn(&self) -> u16 {
-        u16::try_from(self.limit).unwrap_or(u16::MAX)
-    }
-
-    /// What of the buffer may be filled now.
-    fn bound(&self) -> u32 {
-        if self.pressed { self.limit.min(count(PAGE)) } else { self.limit }
-    }
-
-    /// Whether the sender should be told of a window that has opened.
-    pub(super) fn window_is_news(&self) -> bool {
-        // Twice of what is left, like Linux: the acknowledgements of a running transfer tell the rest.
-        let least = (2 * self.mss).min(self.bound() / 2);
-        self.new_edge().is_some_and(|edge| {
-            let room = edge.beyond(self.nxt);
-            room >= least && room / 2 >= self.window_left()
-        })
-    }
-
-    /// An end that is worth announcing (RFC 9293, section 3.8.6.2.2: no small steps), and that a header can tell of.
-    fn new_edge(&self) -> Option<Seq> {
-        let limit = self.bound();
-        let edge = self.nxt + limit.saturating_sub(self.available()).min(u32::from(u16::MAX) << self.shift);
-        (edge.beyond(self.edge) >= self.mss.min(limit / 2).max(1)).then_some(edge)
     }
 
     pub(super) fn read(&mut self, out: &mut [u8]) -> usize {
