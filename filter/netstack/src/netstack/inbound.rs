@@ -46,7 +46,7 @@ impl Netstack {
         let Self { now, wireguard, tcp, outbox, stats, run, .. } = self;
         let last = run.as_ref().filter(|last| last.goes_on)?;
         let (end, before) = last.run.lengths();
-        let needed = datagram.space_for_packet(wireguard.padded(end))?;
+        let needed = datagram.space_for_packet(end..=wireguard.padded(end))?;
         let (next, place) = tcp.place(stats, last.flow, (before, end - before, needed - end))?;
         let mut lent = [0; HEADERS];
         lent[..before].copy_from_slice(&place[..before]);

@@ -1,6 +1,7 @@
 //! Datagrams on their way in: whom they are from, and what is in them.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
@@ -30,10 +31,12 @@ impl Datagram<'_> {
         self.bytes.len().max(148)
     }
 
-    /// Bytes that it takes to open it, if it can hold an inner packet that has `padded` bytes with its padding.
-    pub(crate) fn space_for_packet(&self, padded: usize) -> Option<usize> {
-        let fits = self.bytes.first() == Some(&DATA) && self.bytes.len() == HEADER + padded + TAG;
-        fits.then_some(padded + TAG)
+    /// Bytes that it takes to open it, if it can hold an inner packet that has one of these lengths with its padding: not every
+    /// peer pads.
+    pub(crate) fn space_for_packet(&self, padded: RangeInclusive<usize>) -> Option<usize> {
+        let space = self.bytes.len().checked_sub(HEADER)?;
+        let fits = self.bytes.first() == Some(&DATA) && padded.contains(&space.checked_sub(TAG)?);
+        fits.then_some(space)
     }
 }
 

@@ -12,6 +12,8 @@ use crate::sim::raw::Raw;
 use crate::sim::{udp, v4, v6};
 
 const MTU: usize = 1420;
+/// What every stream to the stack is made of.
+const DATA: u8 = 9;
 /// One flow may be given this much when the budget is spent already, and fill what it was promised before.
 const OVER_BUDGET: usize = 512 << 10;
 
@@ -121,7 +123,9 @@ impl World {
             19 => {
                 let (flow, len) = (self.pick(input), usize::from(input.u8()) * 100);
                 let available = self.raw.stack.recv_available(flow);
-                assert_eq!(self.raw.stack.recv(now, flow, &mut vec![0; len]), len.min(available));
+                let mut bytes = vec![0; len.min(available)];
+                assert_eq!(self.raw.stack.recv(now, flow, &mut bytes), bytes.len());
+                assert!(bytes.iter().all(|&byte| byte == DATA), "nobody has sent anything else");
             }
             20 => self.raw.stack.finish(now, self.pick(input)),
             21 => {
@@ -153,6 +157,7 @@ impl World {
             26 => drop(self.raw.stack.ping(now, [them(v6), us(v6)][usize::from(input.u8() & 1)], 7, 1)),
             27..=28 => self.raw.now = now + Duration::from_millis(input.u8().into()),
             29 => self.raw.now = now + Duration::from_secs(input.u8().into()),
+            30 => self.train(input),
             _ => self.raw.now = self.raw.stack.poll_timeout().map_or(now, |at| at.max(now)),
         }
     }
@@ -184,9 +189,37 @@ impl World {
             sack_ok: options & 4 != 0,
             ts: (options & 8 != 0).then(|| (input.u8().into(), 0)),
             sack: if options & 32 != 0 { vec![(ack, ack.wrapping_add(1000))] } else { Vec::new() },
-            data: vec![9; len],
+            data: vec![DATA; len],
         };
         self.raw.send(&segment.packet(theirs, ours));
+    }
+
+    /// Segments of a connection, one like the other, of which one does not arrive as it was sealed, and one comes again.
+    fn train(&mut self, input: &mut Input<'_>) {
+        let (which, count, wrong, again) = (input.u8(), input.u8() & 31, input.u8() & 31, input.u8() & 31);
+        let len = input.u16() % 1400;
+        let Some((&(ours, theirs), &(next, ack))) = self.seen.iter().nth(usize::from(which & 7)) else {
+            return;
+        };
+        let mut segment = Segment {
+            seq: ack,
+            ack: next,
+            flags: ACK,
+            window: u16::from(which) << 8,
+            ts: (which & 8 != 0).then_some(((which >> 4).into(), 0)),
+            data: vec![DATA; len.into()],
+            ..Segment::default()
+        };
+        for n in 0..count {
+            let packet = segment.packet(theirs, ours);
+            if n == wrong {
+                self.raw.send_spoiled(&packet);
+            }
+            self.raw.send(&packet);
+            if n != again {
+                segment.seq = segment.seq.wrapping_add(len.into());
+            }
+        }
     }
 
     fn datagram(&mut self, v6: bool, input: &mut Input<'_>) {

@@ -51,6 +51,15 @@ impl Raw {
         }
     }
 
+    /// The datagram arrives with another tag.
+    pub fn send_spoiled(&mut self, packet: &[u8]) {
+        let mut buffer = vec![0; packet.len() + 200];
+        if let TunnResult::WriteToNetwork(datagram) = self.tunn.encapsulate(packet, &mut buffer) {
+            datagram[16 + packet.len()..].reverse();
+            self.stack.handle_datagram(self.now, udp(0), datagram);
+        }
+    }
+
     /// Inner packets that the stack sends.
     pub fn replies(&mut self) -> Vec<Vec<u8>> {
         let mut packets = Vec::new();
