@@ -249,12 +249,20 @@ impl Host {
     /// What it sends now.
     pub fn poll(&mut self, now: Instant) -> Vec<Vec<u8>> {
         let mut sent = Vec::new();
-        let mut packet = Vec::new();
-        while let Some(connection) = &mut self.connection
-            && connection.poll_packet(now, &mut packet)
-        {
-            self.check(&packet);
-            sent.push(std::mem::take(&mut packet));
+        while let Some(connection) = &mut self.connection {
+            let mut burst = Vec::new();
+            let given = connection.poll_burst(now, 8, &mut |packet| {
+                let len = packet.len();
+                packet.lend(len.next_multiple_of(16), &mut Vec::new(), |packet, _| {
+                    burst.push(packet[..len].to_vec());
+                });
+            });
+            assert_eq!(given as usize, burst.len());
+            if given == 0 {
+                break;
+            }
+            burst.iter().for_each(|packet| self.check(packet));
+            sent.extend(burst);
             assert!(sent.len() < 30_000, "packets without end");
         }
         let timeout = self.poll_timeout();
