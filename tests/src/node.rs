@@ -32,6 +32,8 @@ pub struct NodeBuilder<'a> {
     interface: String,
     rules: Vec<(&'static str, String)>,
     flags: Vec<String>,
+    /// Several workers, wherever a test runs.
+    two_workers: bool,
     variables: Vec<(&'static str, String)>,
     prefix: Vec<String>,
     namespace: Option<&'a Namespace>,
@@ -80,6 +82,13 @@ impl<'a> NodeBuilder<'a> {
     #[must_use]
     pub fn flag(mut self, flag: impl Into<String>) -> Self {
         self.flags.push(flag.into());
+        self
+    }
+
+    /// With as many workers as a user's node has, and not with two.
+    #[must_use]
+    pub fn default_workers(mut self) -> Self {
+        self.two_workers = false;
         self
     }
 
@@ -167,6 +176,7 @@ impl<'a> Node<'a> {
             interface: String::new(),
             rules: vec![],
             flags: vec![],
+            two_workers: true,
             variables: vec![],
             prefix: vec![],
             namespace: None,
@@ -217,6 +227,9 @@ impl<'a> Node<'a> {
         command.arg("--wg-config").arg(self.directory.path().join("wg0.conf"));
         command.arg("--envoy").arg(&builder.products.envoy);
         command.arg("--drain-time").arg(format!("{}s", Self::DRAIN_TIME.as_secs()));
+        if builder.two_workers && !builder.flags.iter().any(|flag| flag.starts_with("--concurrency")) {
+            command.arg("--concurrency=2");
+        }
         command.args(&builder.flags).arg("proxy");
         for (direction, rule) in &builder.rules {
             command.args([direction, rule.as_str()]);

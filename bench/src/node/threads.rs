@@ -36,7 +36,9 @@ pub(super) fn measure(world: &World, time: Duration) -> Result<Vec<Figure>> {
         THREADS.map(|threads| (threads, identity(100 + u8::try_from(threads).unwrap_or(0), Namespace::NEAR)));
     let mut far = Vec::new();
     for own in &far_ids {
-        let peers = near_ids.iter().fold(Node::with(world.products, own), |node, (_, near)| node.peer(near));
+        let peers = near_ids
+            .iter()
+            .fold(Node::with(world.products, own).default_workers(), |node, (_, near)| node.peer(near));
         let mut node = peers.ingress(format!("tcp:80:127.0.0.1:{SERVICE}")).within(world.far).build();
         node.launch();
         far.push(node);
@@ -45,7 +47,8 @@ pub(super) fn measure(world: &World, time: Duration) -> Result<Vec<Figure>> {
     for (threads, own) in &near_ids {
         let targets: Vec<SocketAddr> =
             far_ids.iter().map(|_| (Ipv4Addr::LOCALHOST, free_port()).into()).collect();
-        let mut node = Node::with(world.products, own).flag(format!("--tunnel-threads={threads}"));
+        let mut node =
+            Node::with(world.products, own).default_workers().flag(format!("--tunnel-threads={threads}"));
         for (peer, target) in far_ids.iter().zip(&targets) {
             node = node.peer(peer).egress(format!("tcp:{}:{}:80", target.port(), peer.v4));
         }

@@ -108,8 +108,11 @@ impl<'a> World<'a> {
 
         let far_end: Box<dyn End + 'a> = match side {
             Side::OursBoth => {
-                let node =
-                    Node::with(products, &far_id).peer(&near_id).within(far).expect_complaint(UDP_LOSS);
+                let node = Node::with(products, &far_id)
+                    .default_workers()
+                    .peer(&near_id)
+                    .within(far)
+                    .expect_complaint(UDP_LOSS);
                 let rule = |protocol| format!("{protocol}:{SERVICE}:127.0.0.1:{SERVICE}");
                 Box::new(node.ingress(rule("tcp")).ingress(rule("udp")).start())
             }
@@ -126,8 +129,11 @@ impl<'a> World<'a> {
                 (Box::new(peer), overlay, process, wait_first_byte(near, overlay, start)?)
             }
             Side::Ours | Side::OursBoth => {
-                let ours =
-                    Node::with(products, &near_id).peer(&far_id).within(near).expect_complaint(UDP_LOSS);
+                let ours = Node::with(products, &near_id)
+                    .default_workers()
+                    .peer(&far_id)
+                    .within(near)
+                    .expect_complaint(UDP_LOSS);
                 let rule = |protocol| format!("{protocol}:{}:{overlay}", local.port());
                 fs::write(&rules, "egress: []\n")?;
                 let flag = format!("--rules={}", rules.display());

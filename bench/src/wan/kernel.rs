@@ -81,7 +81,7 @@ impl<'a> Kernel<'a> {
         other: &Identity,
         rules: impl FnOnce(NodeBuilder<'a>) -> NodeBuilder<'a>,
     ) {
-        let node = Node::with(products, own).peer(other).within(self.namespace);
+        let node = Node::with(products, own).default_workers().peer(other).within(self.namespace);
         self.guest = Some(Guest::Node(Box::new(rules(node).start())));
     }
 

@@ -84,8 +84,8 @@ pub struct EnvoyCommand {
     pub drain_time: Duration,
     /// How much it says.
     pub debug: Debug,
-    /// Worker threads, when named.
-    pub concurrency: Option<u16>,
+    /// Worker threads.
+    pub concurrency: u16,
 }
 
 impl EnvoyCommand {
@@ -111,9 +111,7 @@ impl EnvoyCommand {
             "500",
         ];
         arguments.extend(fixed.map(OsString::from));
-        if let Some(threads) = self.concurrency {
-            arguments.extend(["--concurrency".into(), threads.to_string().into()]);
-        }
+        arguments.extend(["--concurrency".into(), self.concurrency.to_string().into()]);
         arguments
     }
 }

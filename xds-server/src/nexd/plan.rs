@@ -50,8 +50,8 @@ pub struct EnvoyOptions {
     pub binary: Option<PathBuf>,
     /// The directory of the module, when named.
     pub module_dir: Option<PathBuf>,
-    /// Worker threads, when named.
-    pub concurrency: Option<u16>,
+    /// Worker threads.
+    pub concurrency: u16,
     /// How long connections may go on.
     pub drain_time: Duration,
 }
@@ -122,12 +122,26 @@ impl Plan {
             envoy: EnvoyOptions {
                 binary: arguments.envoy,
                 module_dir: arguments.module_dir,
-                concurrency: arguments.concurrency,
+                concurrency: arguments
+                    .concurrency
+                    .unwrap_or_else(|| workers(cpus(), arguments.tunnel_threads)),
                 drain_time: arguments.drain_time,
             },
             warnings: loaded.warnings,
         })
     }
+}
+
+/// CPUs that this process may use: its affinity and its control group's quota count, so that a container on a large host gets
+/// no more threads than it has use for.
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Envoy's worker threads. They and the tunnel's share the work of each connection; where there are more of them than CPUs,
+/// they wake each other more often, for less work each time.
+fn workers(cpus: usize, tunnel_threads: usize) -> u16 {
+    u16::try_from(cpus.saturating_sub(tunnel_threads)).unwrap_or(u16::MAX).max(1)
 }
 
 /// The rules of the flags, egress before ingress as upstream adds them.
@@ -146,4 +160,17 @@ fn rules(addresses: Vec<IpAddr>, egress: &[String], ingress: &[String]) -> Resul
 /// Envoy gets these paths too, and has its own idea of a working directory.
 fn absolute(path: PathBuf) -> Result<PathBuf, StartError> {
     std::path::absolute(&path).map_err(StartError::io(format!("path {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_have_the_cpus_that_the_tunnel_leaves() {
+        let cases = [(1, 1, 1), (2, 1, 1), (4, 1, 3), (16, 4, 12), (2, 8, 1), (1 << 20, 1, u16::MAX)];
+        for (cpus, tunnel_threads, expected) in cases {
+            assert_eq!(workers(cpus, tunnel_threads), expected, "{cpus} CPUs");
+        }
+    }
 }

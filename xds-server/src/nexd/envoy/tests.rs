@@ -59,7 +59,7 @@ fn arguments() {
         bootstrap: "/run/nexd/bootstrap.json".into(),
         drain_time: Duration::from_millis(1500),
         debug: Debug::new(false, EnvoyLogLevel::Warning, |_| Ok(())),
-        concurrency: Some(2),
+        concurrency: 2,
     };
     let arguments: Vec<_> =
         command.arguments().into_iter().map(|argument| argument.into_string().unwrap()).collect();
