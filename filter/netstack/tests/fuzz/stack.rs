@@ -12,7 +12,7 @@ use crate::sim::raw::Raw;
 use crate::sim::{udp, v4, v6};
 
 const MTU: usize = 1420;
-/// What every stream to the stack is made of.
+/// What every stream is made of, to the stack and from it: one may be to itself.
 const DATA: u8 = 9;
 /// One flow may be given this much when the budget is spent already, and fill what it was promised before.
 const OVER_BUDGET: usize = 512 << 10;
@@ -117,7 +117,7 @@ impl World {
             }
             18 => {
                 let (flow, len) = (self.pick(input), usize::from(input.u8()) * 100);
-                let taken = self.raw.stack.send(now, flow, &vec![7; len]);
+                let taken = self.raw.stack.send(now, flow, &vec![DATA; len]);
                 assert!(taken == len || self.raw.stack.send_capacity(flow) == 0, "there was room for more");
             }
             19 => {
