@@ -77,9 +77,9 @@ impl Connection {
         self.stage == Stage::Open && self.recovery.mode == Mode::Open && self.pressure != Pressure::Full
     }
 
-    /// Where a packet can be opened so that its `len` bytes of payload are in their place, if they have the number that comes with it: the bytes
-    /// of the buffer around that place, `before` of them ahead of it, which are lent, and `after` behind it. What is put there
-    /// counts once [`Self::handle_more`] takes it, which it will.
+    /// Where a packet can be opened so that its `len` bytes of payload are in their place, if they have the number that comes
+    /// with it: the bytes of the buffer around that place, `before` of them ahead of it, which are lent, and `after` behind it.
+    /// What is put there counts once [`Self::handle_more`] takes it, which it will.
     pub(crate) fn place(&mut self, before: usize, len: usize, after: usize) -> Option<(u32, &mut [u8])> {
         if !self.takes_more() {
             return None;
