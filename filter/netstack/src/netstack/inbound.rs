@@ -4,7 +4,7 @@ use super::{Netstack, Route};
 use crate::ip::icmp::{self, Undelivered};
 use crate::ip::{self, Packet};
 use crate::tcp::segment::Tuple;
-use crate::tcp::{Context, HEADERS, Next, Run};
+use crate::tcp::{Context, Next, RUN_HEADERS, Run};
 use crate::wireguard::{Datagram, Incoming, Place};
 use crate::{FlowId, Handover};
 
@@ -39,33 +39,35 @@ impl Netstack {
         self.unpark();
     }
 
-    /// Opens a datagram in the buffer of the stream to which the last packets belonged, where the bytes of the next one belong:
-    /// most likely it is that one. Its headers are opened over bytes that may still be wanted, for as long. What turns out to be
-    /// another packet is copied to `space`. `None`: it has to be opened elsewhere.
-    fn open_in_place(&mut self, datagram: Datagram<'_>, space: &mut [u8]) -> Option<Incoming> {
+    /// Opens a datagram in the buffer of the stream to which the last packets belonged, where that one's next bytes belong: most
+    /// likely it brings them. Meanwhile its headers lie over bytes ahead of those, which are put back. What turns out to be
+    /// another packet is copied to `spare`. `None`: it has to be opened elsewhere.
+    fn open_in_place(&mut self, datagram: Datagram<'_>, spare: &mut [u8]) -> Option<Incoming> {
         let Self { now, wireguard, tcp, outbox, stats, run, .. } = self;
-        let last = run.as_ref().filter(|last| last.goes_on)?;
+        let last = run.as_ref().filter(|last| last.goes_on && matches!(last.from, Some(Place::Here(_))))?;
         let (end, before) = last.run.lengths();
-        let needed = datagram.space_for_packet(end..=wireguard.padded(end))?;
-        let (next, place) = tcp.place(stats, last.flow, (before, end - before, needed - end))?;
-        let mut lent = [0; HEADERS];
-        lent[..before].copy_from_slice(&place[..before]);
-        let incoming = wireguard.receive(*now, datagram, place, stats);
+        // A peer pads by its own MTU, or not at all.
+        let needed = datagram.space_for_packet(end..=end.next_multiple_of(16))?;
+        let (next, space) = tcp.space_for_next(stats, last.flow, before, end - before, needed - end)?;
+        let mut lent = [0; RUN_HEADERS];
+        lent[..before].copy_from_slice(&space[..before]);
+        let incoming = wireguard.receive(*now, datagram, space, stats);
         let mut is_next = false;
         if let Incoming::Packet(peer, len) = incoming {
-            let packet = &place[..len];
+            let packet = &space[..len];
             let seq = last.run.follows(packet).filter(|_| last.from == Some(Place::Here(peer)));
             is_next = seq.is_some_and(|(seq, _)| seq == next);
             if !is_next {
-                space[..len].copy_from_slice(packet);
+                spare[..len].copy_from_slice(packet);
             }
         }
-        place[..before].copy_from_slice(&lent[..before]);
+        space[..before].copy_from_slice(&lent[..before]);
         if !is_next {
             return Some(incoming);
         }
         let mut cx = Context { now: *now, outbox, stats };
         let taken = tcp.receive_more(&mut cx, last.flow, next, Next::InPlace(end - before));
+        debug_assert!(taken, "nothing has happened since there was space for it");
         stats.rx_in_place += u64::from(taken);
         Some(Incoming::Nothing)
     }

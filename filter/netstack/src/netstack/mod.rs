@@ -63,8 +63,8 @@ pub struct Netstack {
     loopback: Outbox,
     errors: ErrorLimit,
     stats: Stats,
-    /// A datagram that did not fit into the last batch.
-    held_back: Option<(SocketAddr, Vec<u8>)>,
+    /// What did not fit into the last batch: one datagram, or the rest of a burst, which goes to one peer in one size.
+    held_back: Vec<(SocketAddr, Vec<u8>)>,
     /// Flows to ourselves that wait for room in `loopback`.
     waiting: Vec<FlowId>,
     packet: Vec<u8>,
@@ -129,7 +129,7 @@ impl Netstack {
             loopback: Outbox::default(),
             errors: ErrorLimit::new(now),
             stats: Stats::default(),
-            held_back: None,
+            held_back: Vec::new(),
             waiting: Vec::new(),
             packet: Vec::new(),
             opened: Vec::new(),
@@ -320,8 +320,10 @@ impl Netstack {
         self.advance(now);
         self.unpark();
         let mut batch = Batch::new(buffer);
-        if let Some((destination, datagram)) = self.held_back.take() {
-            batch.add(destination, &datagram);
+        if !self.held_back.is_empty() {
+            for (destination, datagram) in self.held_back.drain(..) {
+                batch.add(destination, &datagram);
+            }
         } else if let Some((destination, datagram)) = self.wireguard.poll_datagram() {
             batch.add(destination, &datagram);
             // A handshake message: nothing else has its size.

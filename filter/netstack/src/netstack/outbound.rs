@@ -128,12 +128,9 @@ impl Netstack {
         while left > 0 && !batch.is_full() {
             let given = tcp.next_segments(&mut cx, flow, most.min(left), &mut |segment| {
                 let padded = wireguard.padded(segment.len());
-                segment.lend(padded, packet, |packet, is_in_place| {
-                    if seal(batch, wireguard, *now, (peer, endpoint), packet, held_back) {
-                        sealed += 1;
-                        in_place += u64::from(is_in_place);
-                    }
-                });
+                in_place += u64::from(segment.lend(padded, packet, |packet| {
+                    sealed += u64::from(seal(batch, wireguard, *now, (peer, endpoint), packet, held_back));
+                }));
             });
             left = if given == 0 { 0 } else { left - given };
             more = given > 0;
@@ -191,14 +188,15 @@ impl Netstack {
     }
 }
 
-/// Seals a packet, padded, into the batch. One that does not fit to the others is held back. False: the peer has no session.
+/// Seals a packet, padded, into the batch. One that does not fit to the others is held back, and so are those that follow it in
+/// its burst. False: the peer has no session.
 fn seal(
     batch: &mut Batch<'_>,
     wireguard: &mut Wireguard,
     now: Instant,
     (peer, endpoint): (PeerId, SocketAddr),
     packet: &[u8],
-    held_back: &mut Option<(SocketAddr, Vec<u8>)>,
+    held_back: &mut Vec<(SocketAddr, Vec<u8>)>,
 ) -> bool {
     let mut sealed = false;
     let datagram = batch.add_with(endpoint, |buffer| {
@@ -206,7 +204,7 @@ fn seal(
         sealed
     });
     if let Some(datagram) = datagram {
-        *held_back = Some((endpoint, datagram));
+        held_back.push((endpoint, datagram));
     }
     sealed
 }

@@ -109,9 +109,14 @@ impl Engine {
         self.0.handle_more(now, seq, payload)
     }
 
-    /// Where the bytes of such a segment belong; see [`Connection::place`].
-    pub(super) fn place(&mut self, before: usize, len: usize, after: usize) -> Option<(u32, &mut [u8])> {
-        self.0.place(before, len, after)
+    /// Where the bytes of such a segment belong; see [`Connection::space_for_next`].
+    pub(super) fn space_for_next(
+        &mut self,
+        before: usize,
+        len: usize,
+        after: usize,
+    ) -> Option<(u32, &mut [u8])> {
+        self.0.space_for_next(before, len, after)
     }
 
     /// Writes the next segment into `out`. False: nothing to send (now).

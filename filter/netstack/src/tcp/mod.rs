@@ -28,7 +28,7 @@ use crate::{ConnectError, Event, FlowId, Instant, Limits, Local, Stats};
 pub(crate) use conn::Next;
 use engine::{Engine, Shared};
 use flow::{Flow, FlowState, Kind};
-pub(crate) use run::{HEADERS, Run};
+pub(crate) use run::{RUN_HEADERS, Run};
 use segment::Tuple;
 use table::{Table, Vacancy};
 

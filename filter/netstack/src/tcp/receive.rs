@@ -51,18 +51,21 @@ impl Tcp {
         true
     }
 
-    /// Where the packet of such a segment can be opened; see [`conn::Connection::place`]. If it has the number that comes with
-    /// the place, [`Self::receive_more`] takes it.
-    pub(crate) fn place(
+    /// Where the packet of such a segment can be opened; see [`conn::Connection::space_for_next`]. If it has the number that
+    /// comes with the space, [`Self::receive_more`] takes it.
+    pub(crate) fn space_for_next(
         &mut self,
-        stats: &Stats,
+        stats: &mut Stats,
         id: FlowId,
-        (before, len, after): (usize, usize, usize),
+        before: usize,
+        len: usize,
+        after: usize,
     ) -> Option<(u32, &mut [u8])> {
         let pressure = self.limits.pressure(stats);
-        let engine = self.flow_mut(id).filter(|flow| !flow.released)?.engine_mut()?;
-        engine.set_pressure(pressure);
-        engine.place(before, len, after)
+        let flow = self.flow_mut(id).filter(|flow| !flow.released)?;
+        flow.engine_mut()?.set_pressure(pressure);
+        flow.account(stats);
+        flow.engine_mut()?.space_for_next(before, len, after)
     }
 
     /// True: the like of it would say nothing new but its bytes.

@@ -3,8 +3,8 @@
 use crate::ip;
 
 /// Most bytes of headers in a run: IPv6, TCP, and timestamps.
-pub(crate) const HEADERS: usize = 40 + 20 + 12;
-const WORDS: usize = HEADERS / 8;
+pub(crate) const RUN_HEADERS: usize = 40 + 20 + 12;
+const WORDS: usize = RUN_HEADERS / 8;
 
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
@@ -24,9 +24,9 @@ pub(crate) struct Run {
 impl Run {
     /// The run that a whole packet with a TCP segment begins. `None`: it says something that has to be looked at each time.
     pub(crate) fn begin(packet: &[u8]) -> Option<Self> {
-        let head: &[u8; HEADERS] = packet.first_chunk()?;
+        let head: &[u8; RUN_HEADERS] = packet.first_chunk()?;
         let length = |at: usize| usize::from(u16::from_be_bytes([head[at], head[at + 1]]));
-        let mut same = [0; HEADERS];
+        let mut same = [0; RUN_HEADERS];
         let (tcp, end, protocol) = match head[0] {
             0x45 => (20, length(2), head[9]),
             byte if byte >> 4 == 6 => (40, 40 + length(4), head[6]),
@@ -34,7 +34,8 @@ impl Run {
         };
         let payload = tcp + usize::from(head[tcp + 12] >> 4) * 4;
         let plain = protocol == ip::TCP && head[tcp + 13] & !PSH == ACK;
-        let sized = (tcp + 20..=HEADERS).contains(&payload) && (HEADERS..=packet.len()).contains(&end);
+        let sized =
+            (tcp + 20..=RUN_HEADERS).contains(&payload) && (RUN_HEADERS..=packet.len()).contains(&end);
         // An acknowledgement that repeats the one before says something by that.
         if !plain || !sized || end == payload {
             return None;
@@ -51,7 +52,7 @@ impl Run {
         Some(Self { headers: words(head), same: words(&same), tcp, payload, end })
     }
 
-    /// Bytes of a packet of this run, and those of them before its payload: [`HEADERS`] at most.
+    /// Bytes of a packet of this run, and those of them before its payload: [`RUN_HEADERS`] at most.
     pub(crate) fn lengths(&self) -> (usize, usize) {
         (self.end, self.payload)
     }
@@ -59,7 +60,7 @@ impl Run {
     /// The sequence number and the bytes of a packet of this run.
     #[inline]
     pub(crate) fn follows<'p>(&self, packet: &'p [u8]) -> Option<(u32, &'p [u8])> {
-        let head: &[u8; HEADERS] = packet.first_chunk()?;
+        let head: &[u8; RUN_HEADERS] = packet.first_chunk()?;
         let other = words(head);
         let mut differs = 0;
         for ((ours, theirs), same) in self.headers.iter().zip(&other).zip(&self.same) {
@@ -72,7 +73,7 @@ impl Run {
 }
 
 #[inline]
-fn words(bytes: &[u8; HEADERS]) -> [u64; WORDS] {
+fn words(bytes: &[u8; RUN_HEADERS]) -> [u64; WORDS] {
     let mut words = [0; WORDS];
     for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
         *word = bytes.try_into().map_or(0, u64::from_ne_bytes);

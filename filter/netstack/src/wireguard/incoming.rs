@@ -59,8 +59,8 @@ pub(crate) enum Incoming {
 }
 
 impl Wireguard {
-    /// Takes a datagram, and opens it at the front of `space`, which has [`Datagram::space`] bytes at least; what they are does
-    /// not matter.
+    /// Takes a datagram, and opens it at the front of `space`, which has the bytes that [`Datagram::space`] or
+    /// [`Datagram::space_for_packet`] says, or more. What they are does not matter.
     pub(crate) fn receive(
         &mut self,
         now: Instant,

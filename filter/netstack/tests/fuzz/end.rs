@@ -253,7 +253,7 @@ impl Host {
             let mut burst = Vec::new();
             let given = connection.poll_burst(now, 8, &mut |packet| {
                 let len = packet.len();
-                packet.lend(len.next_multiple_of(16), &mut Vec::new(), |packet, _| {
+                packet.lend(len.next_multiple_of(16), &mut Vec::new(), |packet| {
                     burst.push(packet[..len].to_vec());
                 });
             });

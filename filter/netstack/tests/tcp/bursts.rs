@@ -88,15 +88,15 @@ impl<H: HasConnection> Host for InBursts<H> {
                     packet.append_to(&mut bytes);
                 } else {
                     let (len, padded) = (packet.len(), packet.len().next_multiple_of(16));
-                    packet.lend(padded, &mut Vec::new(), |packet, in_place| {
+                    let in_place = packet.lend(padded, &mut Vec::new(), |packet| {
                         assert_eq!(packet.len(), padded);
                         assert!(packet[len..].iter().all(|&byte| byte == 0));
                         bytes.extend_from_slice(&packet[..len]);
-                        if len > 1000 {
-                            lent += 1;
-                            put_together += u32::from(!in_place);
-                        }
                     });
+                    if len > 1000 {
+                        lent += 1;
+                        put_together += u32::from(!in_place);
+                    }
                 }
                 waiting.push_back(bytes);
             });

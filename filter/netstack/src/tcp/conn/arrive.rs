@@ -77,15 +77,20 @@ impl Connection {
         self.stage == Stage::Open && self.recovery.mode == Mode::Open && self.pressure != Pressure::Full
     }
 
-    /// Where a packet can be opened so that its `len` bytes of payload are in their place, if they have the number that comes
-    /// with it: the bytes of the buffer around that place, `before` of them ahead of it, which are lent, and `after` behind it.
-    /// What is put there counts once [`Self::handle_more`] takes it, which it will.
-    pub(crate) fn place(&mut self, before: usize, len: usize, after: usize) -> Option<(u32, &mut [u8])> {
+    /// Where the `len` bytes belong that have the number which comes with it: a part of the buffer in which they have `before`
+    /// bytes ahead of them, which are lent, and `after` bytes behind them. They count once [`Self::handle_more`] has taken them,
+    /// which it will if nothing else happens first.
+    pub(crate) fn space_for_next(
+        &mut self,
+        before: usize,
+        len: usize,
+        after: usize,
+    ) -> Option<(u32, &mut [u8])> {
         if !self.takes_more() {
             return None;
         }
         let next = self.rcv.nxt.0;
-        self.rcv.place(before, len, after).map(|place| (next, place))
+        self.rcv.space_for_next(before, len, after).map(|space| (next, space))
     }
 
     /// Takes a segment of this connection. True: the like of it would say nothing new but its bytes.

@@ -147,7 +147,8 @@ impl Connection {
     /// The same for a chunk whose bytes stay where they are, unless they are few: what is taken leaves `chunk`'s front.
     pub fn send_chunk(&mut self, _now: Instant, chunk: &mut BytesMut) -> usize {
         let taken = chunk.len().min(self.send_room());
-        self.buffer.take(chunk.split_to(taken));
+        // Whole, if it may be: a part costs an allocation, and the rest would keep the memory of both.
+        self.buffer.take(if taken == chunk.len() { std::mem::take(chunk) } else { chunk.split_to(taken) });
         self.buffered += count(taken);
         taken
     }

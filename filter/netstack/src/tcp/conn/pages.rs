@@ -2,12 +2,10 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 
 /// Bytes per page: a dozen segments for one allocation.
 pub(super) const PAGE: usize = 16 << 10;
-/// Pages that are kept an eye on after they were taken.
-const LENT: usize = 4;
 
 /// Bytes from a front that moves on, written at any distance from it.
 #[derive(Default)]
@@ -18,14 +16,13 @@ pub(super) struct Pages {
 
 #[derive(Default)]
 struct Held {
-    pages: VecDeque<BytesMut>,
+    pages: VecDeque<Vec<u8>>,
     /// Bytes of the first page that are gone.
     skip: usize,
     /// The page that was freed last, for the next one that is needed.
-    spare: Option<BytesMut>,
-    /// Pages that were taken, oldest first: those that nobody holds any more are used again. A new one would have to be filled
-    /// with zeros first, as boringtun opens packets into bytes that exist.
-    lent: VecDeque<Bytes>,
+    spare: Option<Vec<u8>>,
+    /// A page was taken, so that much comes: the next one is a whole one from the start.
+    much: bool,
 }
 
 impl Pages {
@@ -43,6 +40,11 @@ impl Pages {
             }
             let (part, rest) = data.split_at(data.len().min(PAGE - within));
             let page = &mut held.pages[index];
+            let needed = within + part.len();
+            if page.capacity() < needed {
+                // By powers of two: by itself it would grow past a page.
+                page.reserve_exact(needed.next_power_of_two() - page.len());
+            }
             if page.len() < within {
                 page.resize(within, 0);
             }
@@ -54,13 +56,18 @@ impl Pages {
         }
     }
 
-    /// The page's bytes from `before` bytes ahead of `offset` to `after` bytes behind it, to be written in place. `None`: there is
-    /// no page yet that has them all.
-    pub(super) fn around(&mut self, offset: usize, before: usize, after: usize) -> Option<&mut [u8]> {
+    /// The `len` bytes from `offset` on with `before` and `after` bytes around them, to be written in place. `None`: they are
+    /// not all in a page that is there at its full size.
+    pub(super) fn around(
+        &mut self,
+        offset: usize,
+        before: usize,
+        len: usize,
+        after: usize,
+    ) -> Option<&mut [u8]> {
         let held = self.held.as_mut()?;
         let at = held.skip + offset;
-        let (start, end) = ((at % PAGE).checked_sub(before)?, at % PAGE + after);
-        // A first page that is still small has more to move than this saves.
+        let (start, end) = ((at % PAGE).checked_sub(before)?, at % PAGE + len + after);
         let page = held.pages.get_mut(at / PAGE).filter(|page| page.capacity() >= PAGE && end <= PAGE)?;
         if page.len() < end {
             page.resize(end, 0);
@@ -95,16 +102,13 @@ impl Pages {
         let goes = skip + some == PAGE || (last && some == len && some >= PAGE / 2);
         if goes && let Some(page) = held.pages.pop_front() {
             held.skip = 0;
-            let is_large = page.capacity() >= PAGE;
-            let mut bytes = page.freeze();
-            if is_large {
-                held.lend(bytes.clone());
-            }
+            held.much = true;
+            let mut bytes = Bytes::from(page);
             bytes.truncate(skip + some);
             bytes.advance(skip);
             return bytes;
         }
-        let page = held.pages.front().map(|page| &page[..]).unwrap_or_default();
+        let page = held.pages.front().map(Vec::as_slice).unwrap_or_default();
         let bytes = Bytes::copy_from_slice(page.get(skip..skip + some).unwrap_or_default());
         self.consume(bytes.len());
         bytes
@@ -116,7 +120,8 @@ impl Pages {
         held.skip += len;
         while held.skip >= PAGE {
             held.skip -= PAGE;
-            if let Some(page) = held.pages.pop_front() {
+            if let Some(mut page) = held.pages.pop_front() {
+                page.clear();
                 held.spare = Some(page);
             }
         }
@@ -126,9 +131,10 @@ impl Pages {
     /// [`Self::release`] gives it back.
     pub(super) fn clear(&mut self) {
         let Some(held) = &mut self.held else { return };
-        while let Some(page) = held.pages.pop_front() {
+        while let Some(mut page) = held.pages.pop_front() {
+            page.clear();
             // The largest one: a page that was never filled is a small one.
-            if held.spare.as_ref().map_or(PAGE / 2, BytesMut::capacity) < page.capacity() {
+            if held.spare.as_ref().map_or(PAGE / 2, Vec::capacity) < page.capacity() {
                 held.spare = Some(page);
             }
         }
@@ -142,7 +148,7 @@ impl Pages {
     pub(super) fn release(&mut self) {
         let Some(held) = &mut self.held else { return };
         held.spare = None;
-        held.lent = VecDeque::new();
+        held.much = false;
         if held.pages.is_empty() {
             self.held = None;
         }
@@ -156,8 +162,7 @@ impl Pages {
 
     /// Bytes of memory held.
     pub(super) fn memory(&self) -> usize {
-        let pages = |held: &Held| held.pages.len() + usize::from(held.spare.is_some()) + held.lent.len();
-        self.held.as_deref().map_or(0, pages) * PAGE
+        self.held.as_ref().map_or(0, |held| (held.pages.len() + usize::from(held.spare.is_some())) * PAGE)
     }
 }
 
@@ -166,22 +171,10 @@ impl Held {
         let page = match self.spare.take() {
             Some(page) => page,
             // A first page grows with what comes: most messages are short.
-            None if self.pages.is_empty() && self.lent.is_empty() => BytesMut::new(),
-            None => self.returned().unwrap_or_else(|| BytesMut::with_capacity(PAGE)),
+            None if self.pages.is_empty() && !self.much => Vec::new(),
+            None => Vec::with_capacity(PAGE),
         };
         self.pages.push_back(page);
-    }
-
-    fn lend(&mut self, page: Bytes) {
-        if self.lent.len() == LENT {
-            self.lent.pop_front();
-        }
-        self.lent.push_back(page);
-    }
-
-    /// The page that was lent first, if it is back.
-    fn returned(&mut self) -> Option<BytesMut> {
-        self.lent.pop_front_if(|page| page.is_unique())?.try_into_mut().ok()
     }
 }
 
@@ -197,50 +190,43 @@ mod tests {
     }
 
     #[test]
-    fn pages_that_come_back_are_used_again() {
+    fn bytes_around_are_those_of_one_large_page() {
         let mut pages = Pages::default();
-        let mut taken = VecDeque::new();
-        for n in 0..20_u8 {
-            pages.write(0, &[n; PAGE]);
-            taken.push_back(pages.take(PAGE, true));
-            // Somebody is slow.
-            if taken.len() > 2 {
-                assert_eq!(taken.pop_front().unwrap(), [n - 2; PAGE][..]);
-            }
-            assert!(pages.memory() <= LENT * PAGE);
-        }
-        let known: Vec<_> = pages.held.as_ref().unwrap().lent.iter().map(|page| page.as_ptr()).collect();
-        taken.clear();
-        pages.write(0, &[1; PAGE]);
-        assert!(known.contains(&pages.take(PAGE, true).as_ptr()));
-        // What is never given back is given up.
-        taken.extend((0..3 * LENT).map(|_| {
-            pages.write(0, &[2; PAGE]);
-            pages.take(PAGE, true)
-        }));
-        assert_eq!(pages.memory(), LENT * PAGE);
-        pages.release();
-        assert_eq!(pages.memory(), 0);
-        assert!(taken.iter().all(|page| page[..] == [2; PAGE]));
+        assert!(pages.around(0, 0, 10, 0).is_none(), "no page");
+        pages.write(0, &[1; 100]);
+        assert!(pages.around(100, 10, 10, 0).is_none(), "a small page");
+        pages.write(100, &[1; PAGE]);
+        pages.around(200, 72, 990, 10).unwrap().fill(2);
+        assert_eq!(contents(&pages, 127, 1074), [vec![1], vec![2; 1072], vec![1]].concat());
+        assert!(pages.around(71, 72, 1000, 0).is_none() && pages.around(72, 72, 1000, 0).is_some());
+        pages.consume(50);
+        assert!(pages.around(22, 72, 1000, 0).is_some(), "what is gone is still there");
+        assert!(
+            pages.around(PAGE - 1050, 72, 1000, 0).is_some()
+                && pages.around(PAGE - 1049, 72, 999, 1).is_none()
+        );
+        // The second page has but the bytes that were written: more appear when asked for.
+        assert_eq!(pages.around(PAGE + 50, 72, 999, 1).unwrap().len(), 1072);
     }
 
     #[test]
-    fn bytes_around_are_those_of_one_large_page() {
+    fn no_page_is_larger_than_one_and_after_much_the_next_is_as_large() {
         let mut pages = Pages::default();
-        assert!(pages.around(0, 0, 10).is_none(), "no page");
+        let capacity = |pages: &Pages| pages.held.as_ref().unwrap().pages[0].capacity();
+        for n in 0..17 {
+            pages.write(n * 1023, &[7; 1023]);
+            assert!(capacity(&pages) <= PAGE, "{}", capacity(&pages));
+        }
+        assert_eq!(pages.take(17 * 1023, true).len(), PAGE);
+        assert_eq!(pages.take(17 * 1023 - PAGE, true).len(), 17 * 1023 - PAGE);
+        pages.clear();
+        pages.release();
         pages.write(0, &[1; 100]);
-        assert!(pages.around(100, 10, 10).is_none(), "a small page");
-        pages.write(100, &[1; PAGE]);
-        pages.around(200, 72, 1000).unwrap().fill(2);
-        assert_eq!(contents(&pages, 127, 1074), [vec![1], vec![2; 1072], vec![1]].concat());
-        assert!(pages.around(71, 72, 1000).is_none() && pages.around(72, 72, 1000).is_some());
-        pages.consume(50);
-        assert!(pages.around(22, 72, 1000).is_some(), "what is gone is still there");
-        assert!(
-            pages.around(PAGE - 1050, 72, 1000).is_some() && pages.around(PAGE - 1049, 72, 1000).is_none()
-        );
-        // The second page has but the bytes that were written: more appear when asked for.
-        assert_eq!(pages.around(PAGE + 50, 72, 1000).unwrap().len(), 1072);
+        assert_eq!(capacity(&pages), 128);
+        pages.write(100, &[1; 9000]);
+        assert_eq!(pages.take(9100, true).len(), 9100);
+        pages.write(0, &[1; 100]);
+        assert_eq!(capacity(&pages), PAGE);
     }
 
     #[test]

@@ -168,20 +168,16 @@ impl Outgoing<'_> {
 
     /// Lends the packet, with zeros behind it up to `padded` bytes, to `take`. Its payload stays where it is: headers and
     /// zeros lie over the stream's bytes around it for as long. Only where there are too few of them, as for a segment of
-    /// bytes from two chunks, the packet is put together in `scratch`; then `take` is told `false`.
-    pub fn lend<R>(
-        &mut self,
-        padded: usize,
-        scratch: &mut Vec<u8>,
-        take: impl FnOnce(&[u8], bool) -> R,
-    ) -> R {
+    /// bytes from two chunks, the packet is put together in `scratch`, and this returns false.
+    pub fn lend(&mut self, padded: usize, scratch: &mut Vec<u8>, take: impl FnOnce(&[u8])) -> bool {
         let (before, after) = (self.headers.len(), padded.saturating_sub(self.len()));
         let around = self.buffer.around(self.place, before, self.len, after);
         let Some(packet) = around.filter(|_| self.len > 0 && after <= MAX_PADDING) else {
             scratch.clear();
             self.append_to(scratch);
             scratch.resize(before + self.len + after, 0);
-            return take(scratch, false);
+            take(scratch);
+            return false;
         };
         let end = before + self.len;
         let (mut headers, mut padding) = ([0; MAX_HEADERS], [0; MAX_PADDING]);
@@ -189,10 +185,10 @@ impl Outgoing<'_> {
         padding[..after].copy_from_slice(&packet[end..]);
         packet[..before].copy_from_slice(self.headers);
         packet[end..].fill(0);
-        let taken = take(packet, true);
+        take(packet);
         packet[..before].copy_from_slice(&headers[..before]);
         packet[end..].copy_from_slice(&padding[..after]);
-        taken
+        true
     }
 
     /// Puts the packet at the end of `out`.

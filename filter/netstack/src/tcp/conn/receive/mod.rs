@@ -26,7 +26,7 @@ struct Range {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Next<'a> {
     Bytes(&'a [u8]),
-    /// So many, which are in their place: see [`Connection::place`](super::Connection::place).
+    /// So many, which are in their place: see [`Connection::space_for_next`](super::Connection::space_for_next).
     InPlace(usize),
 }
 
@@ -151,11 +151,11 @@ impl Receiver {
         true
     }
 
-    /// The place of the next `len` bytes, with `before` bytes ahead of them that may be wanted, and `after` bytes behind them
+    /// Where the next `len` bytes belong, with `before` bytes ahead of them that may be wanted, and `after` bytes behind them
     /// that are free.
-    pub(super) fn place(&mut self, before: usize, len: usize, after: usize) -> Option<&mut [u8]> {
+    pub(super) fn space_for_next(&mut self, before: usize, len: usize, after: usize) -> Option<&mut [u8]> {
         let at = self.available() as usize;
-        if self.is_simple(count(len)) { self.pages.around(at, before, len + after) } else { None }
+        if self.is_simple(count(len)) { self.pages.around(at, before, len, after) } else { None }
     }
 
     /// Bytes at `seq`, and `fin` behind them.
