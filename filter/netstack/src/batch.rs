@@ -55,7 +55,7 @@ impl<'a> Batch<'a> {
         });
     }
 
-    /// Lets `write` append one datagram, unless it declines. A datagram that is larger than those before it is taken out
+    /// Lets `write` append one datagram, unless it declines. A datagram that does not fit to those before it is taken out
     /// again and returned: it starts the next batch.
     pub(crate) fn add_with(
         &mut self,
@@ -68,7 +68,8 @@ impl<'a> Batch<'a> {
             return None;
         }
         let len = self.buffer.len() - start;
-        if self.segments > 0 && (len > self.segment_size || self.buffer.len() > MAX_BYTES) {
+        let fits = !self.closed && len <= self.segment_size && self.buffer.len() <= MAX_BYTES;
+        if self.segments > 0 && !fits {
             self.closed = true;
             return Some(self.buffer.split_off(start));
         }

@@ -315,3 +315,47 @@ fn a_closed_window_at_the_end_is_not_probed_for_ever() {
     }
     assert_eq!(packets, 0);
 }
+
+/// What `send_capacity` says is what `send` takes: the ingress relay reads that much from its socket.
+#[test]
+fn capacity_is_what_send_takes_when_pressure_rises() {
+    let limits = Limits { buffer_bytes: 400_000, ..Limits::default() };
+    let mut world = World::pair(&Pair { limits: [limits, Limits::default()], ..Pair::default() });
+    world.serve(80, App { deaf: true, ..App::default() });
+    let flows: Vec<_> = (0..20).map(|_| world.connect(80, App::idle())).collect();
+    world.run(secs(1));
+    let now = world.now;
+    let stack = &mut world.nodes[0].stack;
+    let (mut promised, mut taken) = (0, 0);
+    for &flow in flows.iter().cycle().take(200) {
+        let room = stack.send_capacity(flow).min(32 << 10);
+        let count = stack.send(now, flow, &vec![7; room]);
+        promised += room;
+        taken += count;
+    }
+    assert_eq!(promised, taken, "bytes read from the socket and thrown away");
+}
+
+#[test]
+fn capacity_is_what_send_takes_when_pressure_falls() {
+    let limits = Limits { buffer_bytes: 400_000, ..Limits::default() };
+    let mut world = World::pair(&Pair { limits: [limits, Limits::default()], ..Pair::default() });
+    world.serve(80, App { deaf: true, ..App::default() });
+    let flows: Vec<_> = (0..20).map(|_| world.connect(80, App::idle())).collect();
+    world.run(secs(1));
+    let now = world.now;
+    let stack = &mut world.nodes[0].stack;
+    for &flow in &flows {
+        stack.send(now, flow, &vec![7; 32 << 10]);
+    }
+    // Under pressure, flow 0 has 32 KiB and room for none.
+    assert_eq!(stack.send(now, flows[0], &[7]), 0);
+    assert_eq!(stack.send_capacity(flows[0]), 0);
+    for &flow in &flows[1..] {
+        stack.abort(now, flow);
+    }
+    // Pressure is gone: what was refused before is taken now, and the capacity says so.
+    let room = stack.send_capacity(flows[0]);
+    assert!(room > 0);
+    assert_eq!(stack.send(now, flows[0], &vec![7; 1 << 20]), room);
+}

@@ -365,3 +365,26 @@ fn udp_and_tcp_take_turns() {
     let first = |node| order.iter().position(|&destination| destination == sim::udp(node)).unwrap();
     assert!(first(1) < 2 && first(2) < 2 && order.len() > 20, "{order:?}");
 }
+
+/// An answer and, right behind it, a message that the port is closed: both come in one system call.
+#[test]
+fn an_answer_before_unreachable_is_delivered() {
+    let mut raw = sim::raw::Raw::new(Limits::default());
+    raw.send(&[]);
+    assert!(raw.replies().is_empty());
+    let flow = raw.stack.udp_connect(raw.now, SocketAddr::new(v4(0), 53)).unwrap();
+    raw.stack.udp_send(raw.now, flow, b"question");
+    let question = raw.replies().remove(0);
+    let mut answer = vec![question[22], question[23], question[20], question[21], 0, 14, 0, 0];
+    answer.extend_from_slice(b"answer");
+    raw.send(&sim::raw::ip(v4(1), 17, &answer));
+    let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
+    message.extend_from_slice(&question[..28]);
+    raw.send(&sim::raw::ip(v4(1), 1, &message));
+    raw.stack.handle_timeout(raw.now);
+    assert_eq!(raw.stack.poll_event(), None, "there is something to read first");
+    let mut payload = Vec::new();
+    assert_eq!(raw.stack.poll_datagram(&mut payload), Some(flow));
+    assert_eq!(payload, b"answer");
+    assert!(matches!(raw.stack.poll_event(), Some(Event::UdpClosed { .. })));
+}

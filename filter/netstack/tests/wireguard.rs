@@ -367,3 +367,48 @@ fn peer_lists_that_contradict_themselves_change_nothing() {
     assert_eq!(stack.set_peers(now, vec![peer(0)]), Err(ConfigError::OwnKey(0)));
     assert_eq!(stack.peers().next().unwrap().public_key, public_key(1));
 }
+
+/// Node 1 waits for node 0, whose address it does not know; node 0 calls, and its confirmation is lost.
+#[test]
+fn a_lost_confirmation_does_not_hold_up_a_flow() {
+    let mut world = World::pair(&Pair { one_way: true, ..Pair::default() });
+    world.serve_at(0, 80, App::echo());
+    let flow = world.connect_to(1, SocketAddr::new(v4(0), 80), App::sending(b"x".to_vec()));
+    world.run(Duration::from_millis(100));
+    let mut calling = peer(1);
+    calling.persistent_keepalive = Some(25);
+    let now = world.now;
+    world.nodes[0].stack.set_peers(now, vec![calling]).unwrap();
+    // The initiation arrives after 5 ms, the response after 10.
+    world.run(Duration::from_millis(7));
+    world.wire.dead = vec![udp(0)];
+    world.run(Duration::from_millis(10));
+    world.wire.dead.clear();
+    let start = world.now;
+    assert!(world.run_until(secs(60), |world| world.app(1, flow).is_done()));
+    assert!(world.now - start < secs(7));
+}
+
+/// Both call at once. Node 0's initiation and the confirmation of node 1 are lost; node 1 has nothing to say.
+#[test]
+fn a_crossing_with_losses_does_not_hold_up_a_flow() {
+    let mut world = World::simple();
+    world.serve(80, App::echo());
+    world.wire.dead = vec![udp(0)];
+    let flow = world.connect(80, App::sending(b"x".to_vec()));
+    world.run(Duration::from_millis(1));
+    world.wire.dead.clear();
+    // One that asks for nothing but a session.
+    let now = world.now;
+    let mut calling = peer(0);
+    calling.persistent_keepalive = Some(25);
+    world.nodes[1].stack.set_peers(now, vec![calling]).unwrap();
+    // Response: held for 20 ms, arrives before 30.
+    world.run(Duration::from_millis(15));
+    world.wire.dead = vec![udp(1)];
+    world.run(Duration::from_millis(30));
+    world.wire.dead.clear();
+    let start = world.now;
+    assert!(world.run_until(secs(60), |world| world.app(0, flow).is_done()));
+    assert!(world.now - start < secs(7));
+}

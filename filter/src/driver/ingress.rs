@@ -347,8 +347,8 @@ impl Relay {
             // What is not read stays in the socket: its buffer fills, and Envoy stops reading from the destination.
             let room = stack.send_capacity(self.flow).min(CHUNK);
             if room == 0 {
-                // Refused, as the netstack has no room; it tells when it has.
-                stack.send(now, self.flow, &[0]);
+                // The netstack tells when it has room again.
+                stack.send(now, self.flow, &[]);
                 return Ok(Progress::Continue);
             }
             buffer.clear();
@@ -362,12 +362,17 @@ impl Relay {
                     return Ok(Progress::Continue);
                 }
                 Ok(0) => return Ok(Progress::Aborted),
-                // Mostly full: it goes as it is.
-                Ok(count) if count >= room / 2 => {
-                    stack.send_chunk(now, self.flow, &mut Bytes::from(std::mem::take(buffer)).into());
-                }
-                Ok(_) => {
-                    stack.send(now, self.flow, buffer);
+                Ok(count) => {
+                    let taken = if count >= room / 2 {
+                        // Mostly full: it goes as it is.
+                        stack.send_chunk(now, self.flow, &mut Bytes::from(std::mem::take(buffer)).into())
+                    } else {
+                        stack.send(now, self.flow, buffer)
+                    };
+                    if taken < count {
+                        // Cannot be: there was room. A stream with a gap must not look whole.
+                        return Ok(Progress::Aborted);
+                    }
                 }
                 Err(Errno::WOULDBLOCK) => self.readable = false,
                 Err(Errno::INTR) => {}

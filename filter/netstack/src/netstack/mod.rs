@@ -216,8 +216,8 @@ impl Netstack {
 
     /// How many bytes `send` would take.
     #[must_use]
-    pub fn send_capacity(&self, flow: FlowId) -> usize {
-        self.tcp.send_capacity(flow)
+    pub fn send_capacity(&mut self, flow: FlowId) -> usize {
+        self.tcp.send_capacity(&self.stats, flow)
     }
 
     /// Bytes taken by `send` that the peer has not acknowledged.

@@ -168,8 +168,12 @@ impl Tcp {
         taken
     }
 
-    pub(crate) fn send_capacity(&self, id: FlowId) -> usize {
-        self.flow(id).and_then(Flow::engine).map_or(0, Engine::send_room)
+    /// By the pressure of now, as `send` will find it.
+    pub(crate) fn send_capacity(&mut self, stats: &Stats, id: FlowId) -> usize {
+        let pressure = self.limits.pressure(stats);
+        let Some(engine) = self.flow_mut(id).and_then(Flow::engine_mut) else { return 0 };
+        engine.set_pressure(pressure);
+        engine.send_room()
     }
 
     pub(crate) fn unsent(&self, id: FlowId) -> usize {

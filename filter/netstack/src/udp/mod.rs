@@ -48,6 +48,8 @@ struct Flow {
     /// The last datagram in either direction.
     active: Instant,
     ended: Option<UdpCloseReason>,
+    /// Datagrams that the owner has not taken: they come before the end.
+    unread: usize,
     /// Where its timer entry is (see `Timers`).
     timer: Option<Instant>,
 }
@@ -122,6 +124,9 @@ impl Udp {
         self.touch(now, id);
         if self.received.push(id, payload) {
             stats.udp_received += 1;
+            if let Some(flow) = self.flow_mut(id) {
+                flow.unread += 1;
+            }
         } else {
             stats.udp_receive_full += 1;
         }
@@ -149,6 +154,7 @@ impl Udp {
                 Some(flow) if !flow.told => return None,
                 Some(_) => {
                     self.received.pop(Some(out));
+                    self.was_taken(id);
                     return Some(id);
                 }
                 None => {
@@ -158,6 +164,15 @@ impl Udp {
             }
         }
         None
+    }
+
+    fn was_taken(&mut self, id: UdpFlowId) {
+        if let Some(flow) = self.flow_mut(id) {
+            flow.unread -= 1;
+            if flow.unread == 0 && flow.ended.is_some() {
+                self.events.push_back(id);
+            }
+        }
     }
 
     pub(crate) fn release(&mut self, id: UdpFlowId, stats: &mut Stats) {
@@ -188,7 +203,8 @@ impl Udp {
                     remote: flow.tuple.remote.into(),
                 });
             }
-            let Some(reason) = flow.ended else { continue };
+            // With something unread, it stands here again when that is taken.
+            let Some(reason) = flow.ended.filter(|_| flow.unread == 0) else { continue };
             self.remove(id, stats);
             return Some(Event::UdpClosed { flow: id, reason });
         }
@@ -231,7 +247,7 @@ impl Udp {
         let entry = self.flows.vacant_entry();
         // `max_udp_flows` is far below 2^32 in any memory that exists.
         let id = UdpFlowId { index: u32::try_from(entry.key()).unwrap_or(u32::MAX), generation };
-        let mut flow = Flow { generation, tuple, told, active: now, ended: None, timer: None };
+        let mut flow = Flow { generation, tuple, told, active: now, ended: None, unread: 0, timer: None };
         self.timers.at_latest(id, &mut flow.timer, now + self.limits.udp_idle);
         entry.insert(flow);
         self.table.insert(tuple, id);

@@ -21,6 +21,9 @@ const IDLE_TICK: Duration = Duration::from_secs(30);
 /// after 15 s (WireGuard paper, section 6).
 const ACTIVE: Duration = Duration::from_secs(20);
 
+/// How long the first packet of a session that the peer has begun may take (REKEY_TIMEOUT, section 6.1).
+const CONFIRMATION: Duration = Duration::from_secs(5);
+
 pub(super) struct Peer {
     tunn: Tunn,
     config: PeerConfig,
@@ -184,6 +187,10 @@ impl Peer {
                 self.gave_up |= std::mem::take(&mut self.wanted);
             }
             _ => {}
+        }
+        // The peer called, which ended our own handshake, and its confirmation has not come: nobody else would ask again.
+        if self.wanted && !self.has_session() && self.established.is_some_and(|at| now - at >= CONFIRMATION) {
+            self.initiate(now, out, stats);
         }
         if self.persistent_due().is_some_and(|due| due <= now) {
             if self.has_session() {
