@@ -124,7 +124,7 @@ pub struct Arguments {
     #[arg(long, value_name = "LEVEL", default_value = "warning")]
     pub envoy_log_level: EnvoyLogLevel,
 
-    /// How many worker threads Envoy has [default: one for each CPU that the tunnel's threads leave, and one at least]
+    /// How many worker threads Envoy has [default: one for each CPU that nexd may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: Option<u16>,
 

@@ -122,9 +122,7 @@ impl Plan {
             envoy: EnvoyOptions {
                 binary: arguments.envoy,
                 module_dir: arguments.module_dir,
-                concurrency: arguments
-                    .concurrency
-                    .unwrap_or_else(|| workers(cpus(), arguments.tunnel_threads)),
+                concurrency: arguments.concurrency.unwrap_or_else(cpus),
                 drain_time: arguments.drain_time,
             },
             warnings: loaded.warnings,
@@ -134,14 +132,8 @@ impl Plan {
 
 /// CPUs that this process may use: its affinity and its control group's quota count, so that a container on a large host gets
 /// no more threads than it has use for.
-fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// Envoy's worker threads. They and the tunnel's share the work of each connection; where there are more of them than CPUs,
-/// they wake each other more often, for less work each time.
-fn workers(cpus: usize, tunnel_threads: usize) -> u16 {
-    u16::try_from(cpus.saturating_sub(tunnel_threads)).unwrap_or(u16::MAX).max(1)
+fn cpus() -> u16 {
+    std::thread::available_parallelism().map_or(1, |cpus| u16::try_from(cpus.get()).unwrap_or(u16::MAX))
 }
 
 /// The rules of the flags, egress before ingress as upstream adds them.
@@ -160,17 +152,4 @@ fn rules(addresses: Vec<IpAddr>, egress: &[String], ingress: &[String]) -> Resul
 /// Envoy gets these paths too, and has its own idea of a working directory.
 fn absolute(path: PathBuf) -> Result<PathBuf, StartError> {
     std::path::absolute(&path).map_err(StartError::io(format!("path {}", path.display())))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn workers_have_the_cpus_that_the_tunnel_leaves() {
-        let cases = [(1, 1, 1), (2, 1, 1), (4, 1, 3), (16, 4, 12), (2, 8, 1), (1 << 20, 1, u16::MAX)];
-        for (cpus, tunnel_threads, expected) in cases {
-            assert_eq!(workers(cpus, tunnel_threads), expected, "{cpus} CPUs");
-        }
-    }
 }
