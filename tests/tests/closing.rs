@@ -175,3 +175,40 @@ fn an_ended_connection_leaves_nothing_behind() {
         node.access_log(&listener, 50);
     }
 }
+
+/// The server has ended its stream, and the client says nothing, when Envoy gives the connection up: nobody would ever write to
+/// what is left of it.
+#[test]
+fn what_envoy_closes_after_the_servers_end_leaves_no_socket_open() {
+    const COUNT: usize = 20;
+    let products = need!(products());
+    let (go, gone) = mpsc::channel::<()>();
+    let gone = std::sync::Mutex::new(gone);
+    let server = Server::local(move |mut stream| {
+        stream.write_all(b"bye").expect("sent");
+        stream.shutdown(Shutdown::Write).expect("an open connection");
+        // Until the test has ended.
+        drop(gone.lock().map(|gone| gone.recv()));
+    });
+    let tunnel = Tunnel::to(&products, server.address());
+    let envoy = tunnel.one.envoy_id().expect("a running Envoy");
+    let sockets = || std::fs::read_dir(format!("/proc/{envoy}/fd")).map_or(0, Iterator::count);
+    let before = sockets();
+    let clients: Vec<TcpStream> = (0..COUNT)
+        .map(|_| {
+            let mut client = client(&tunnel);
+            let mut said = String::new();
+            client.read_to_string(&mut said).expect("the server's stream to its end");
+            assert_eq!(said, "bye");
+            client
+        })
+        .collect();
+    assert!(sockets() >= before + 2 * COUNT);
+    // Its drain time is short.
+    let rule = format!("tcp:{}:{}", Tunnel::OVERLAY_PORT, server.address());
+    tunnel.one.nexctl_ok(&["proxy", "remove", "--ingress", &rule]);
+    e2e::within(Duration::from_secs(15), "sockets to be closed", || {
+        (sockets() < before + COUNT / 2).then_some(())
+    });
+    drop((clients, go));
+}

@@ -63,6 +63,8 @@ struct Relay {
     write_finished: bool,
     /// Envoy's stream has ended.
     read_finished: bool,
+    /// Envoy has closed the socket, and not only ended its stream.
+    closed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -74,7 +76,7 @@ enum RelayPhase {
 
 enum Progress {
     Continue,
-    /// Both directions have ended.
+    /// Both directions have ended, or Envoy's has and it takes no more.
     Done,
     /// Envoy gave the connection up.
     Aborted,
@@ -101,6 +103,7 @@ impl Relays {
     pub(super) fn ready(&mut self, id: RelayId, event: &Ready) {
         if let Some(relay) = self.relays.get_mut(id) {
             relay.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+            relay.closed |= event.is_write_closed();
             self.ready.push(id);
         }
     }
@@ -175,6 +178,7 @@ impl Driver {
             overlay_finished: false,
             write_finished: false,
             read_finished: false,
+            closed: false,
         });
         Ok(id)
     }
@@ -278,7 +282,10 @@ impl Relay {
             return Progress::Aborted;
         }
         match self.feed_overlay(now, stack, buffer) {
-            Ok(Progress::Continue) if self.read_finished && self.write_finished => Progress::Done,
+            // The overlay's stream may go on for ever, and nobody is there to take it.
+            Ok(Progress::Continue) if self.read_finished && (self.write_finished || self.closed) => {
+                Progress::Done
+            }
             Ok(progress) => progress,
             Err(_) => Progress::Aborted,
         }

@@ -143,7 +143,8 @@ impl UdpProxy {
     /// The flow has ended in the netstack.
     pub(super) fn closed(&mut self, flow: UdpFlowId, network: &Network) {
         match self.flows.remove(&flow) {
-            Some(Owner::Egress { relay, client }) => {
+            // Unless another flow has taken its place.
+            Some(Owner::Egress { relay, client }) if self.egress.get(&(relay, client)) == Some(&flow) => {
                 self.egress.remove(&(relay, client));
             }
             Some(Owner::Ingress { socket }) => {
@@ -151,7 +152,7 @@ impl UdpProxy {
                     network.remove_udp_source(loopback.address);
                 }
             }
-            None => {}
+            Some(Owner::Egress { .. }) | None => {}
         }
     }
 }
@@ -304,6 +305,10 @@ impl Driver {
             let held = self.udp.held.take(&(relay, client));
             let key = self.udp.relays.get(&relay).copied();
             let flow = key.and_then(|key| {
+                // The relay may have got addresses meanwhile, and the client a flow.
+                if let Some(flow) = self.udp.egress.get(&(key, client)) {
+                    return Some(*flow);
+                }
                 let flow = addresses.iter().find_map(|to| self.stack.udp_connect(now, *to).ok())?;
                 self.udp.egress.insert((key, client), flow);
                 self.udp.flows.insert(flow, Owner::Egress { relay: key, client });

@@ -353,9 +353,10 @@ impl Netstack {
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.tcp
+        // Datagrams wait until the beginning of their flow is told. UDP has few events, and TCP may have any number.
+        self.udp
             .poll_event(&mut self.stats)
-            .or_else(|| self.udp.poll_event(&mut self.stats))
+            .or_else(|| self.tcp.poll_event(&mut self.stats))
             .or_else(|| self.pings.poll_event())
     }
 
