@@ -99,7 +99,7 @@ impl<ETS: EnvoyTransportSocket + ?Sized> TransportSocket<ETS> for Connect {
     fn on_close(&mut self, envoy: &mut ETS, _event: ConnectionEvent, abort_reset: bool) {
         if matches!(self.phase, Phase::Greeting { .. }) {
             // It may have arrived just now; the other end takes it as read. Else Envoy has given up: its connect timeout, or
-            // the deadline of the client. (That a client has left, Envoy does not see before it has a destination.)
+            // the deadline of the client. (Or the client has reset its connection: an attempt without an answer all the same.)
             if matches!(self.read_greeting(envoy), Handshake::Wait) {
                 self.fail(Outcome::TimedOut);
             }

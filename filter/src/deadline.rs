@@ -118,7 +118,7 @@ impl<ENF: EnvoyNetworkFilter> NetworkFilter<ENF> for DeadlineFilter {
         DataStatus::Continue
     }
 
-    // `tcp_proxy` reads nothing before it has a destination.
+    // `tcp_proxy` may read before it has a destination.
     fn on_read(&mut self, envoy: &mut ENF, _length: usize, _end_stream: bool) -> DataStatus {
         self.data(envoy);
         DataStatus::Continue

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use e2e::{
     Identity, Node, Products, Server, accepted_and_ended, connect, echo, eventually, free_port, free_ports,
-    http, http_get, measured, need, products, silent_udp_socket,
+    http, http_get, measured, need, products, reset, silent_udp_socket,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -169,6 +169,25 @@ fn when_no_overlay_destination_answers_the_clients_are_closed_after_ten_seconds(
     let mut answer = [0; 10];
     silent.read_exact(&mut answer).expect("an answer");
     assert_eq!(&answer, b"still here");
+}
+
+#[test]
+fn a_client_that_leaves_ends_the_search_for_a_destination() {
+    let products = need!(products());
+    let lonely = Lonely::new();
+    let port = free_port();
+    let rules = [6, 7, 8, 9].map(|dead| format!("tcp:{port}:{}:{dead},connect-timeout=5s", lonely.absent.v4));
+    let node = lonely.node(&products, &[], &rules);
+    let mut client = connect((Ipv4Addr::LOCALHOST, port)).expect("a connection");
+    client.write_all(b"what it asks for").expect("sent");
+    thread::sleep(Duration::from_millis(300));
+    let left = Instant::now();
+    reset(client);
+    let log = node.access_log(&format!("egress/tcp/{port}"), 1);
+    let took = left.elapsed();
+    assert!(took < AT_ONCE, "the attempt went on for {took:?}");
+    assert!(log[0].contains("destination=- ") && log[0].contains("from_client=16 "), "{}", log[0]);
+    metric(&node, "clients_deadline", 0);
 }
 
 #[test]

@@ -114,6 +114,8 @@ pub(super) fn tcp_proxy(key: RuleKey, rules: &[&Rule], names: &ResolvedNames) ->
             stat_prefix: name.clone(),
             cluster_specifier: Some(ClusterSpecifier::Cluster(name.clone())),
             max_connect_attempts: uint32(attempts),
+            // Reading before there is a destination, Envoy sees that a client is gone, and does not look for one on and on.
+            max_early_data_bytes: uint32(EARLY_BYTES),
             backoff_options: Some(BackoffStrategy {
                 base_interval: Some(duration(RETRY_PAUSE)),
                 max_interval: Some(duration(RETRY_PAUSE * 8)),
@@ -153,6 +155,9 @@ fn max_connect_attempts(key: RuleKey, rules: &[&Rule], names: &ResolvedNames) ->
         hosts => u32::try_from(hosts + 2).unwrap_or(ENOUGH).min(ENOUGH),
     }
 }
+
+/// What a client without a destination may have in Envoy: a request, and little in all when no destination answers many.
+const EARLY_BYTES: u32 = 16 * 1024;
 
 /// The pause before a retry is a random part of this; it doubles with each, up to eight times as much.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
