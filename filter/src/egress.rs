@@ -117,7 +117,8 @@ impl<ENF: EnvoyNetworkFilter> NetworkFilter<ENF> for EgressFilter {
             if end_stream {
                 state.to_overlay.finish();
             }
-            state.worker_paused = state.to_overlay.is_full();
+            // Envoy may hand over what it had read before it was told to stop.
+            state.worker_paused |= state.to_overlay.is_full();
             state.worker_paused
         };
         open.read_finished |= end_stream;

@@ -150,6 +150,20 @@ impl Locked<'_> {
         self.state.worker_woken = false;
     }
 
+    /// Whoever finds that the network has ended: nobody will look at the flow any more. One that has ended before stays as it is.
+    pub(crate) fn network_down(&mut self) {
+        if self.state.network_side == FlowState::Gone {
+            return;
+        }
+        self.state.network_side = FlowState::Gone;
+        if self.state.outcome.is_none() {
+            self.state.outcome = Some(Outcome::NetworkDown);
+        } else {
+            self.state.reset = true;
+        }
+        self.wake_worker();
+    }
+
     /// Worker: the filter is going away; no wake-up is under way or comes after this.
     pub(crate) fn detach_worker(&mut self) {
         *self.wake.flow.scheduler() = None;

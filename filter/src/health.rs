@@ -15,7 +15,7 @@ use envoy_proxy_dynamic_modules_rust_sdk::{envoy_log_error, envoy_log_info};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Tells the endpoints of a process apart.
@@ -32,6 +32,8 @@ pub(crate) enum Wanted {
 /// One check under way. Dropped without a result, it fails when Envoy's time for it is over.
 pub(crate) struct Check {
     pub(crate) session: SessionId,
+    /// Envoy waits no longer. A name may be found, or another thread have the destination, after that.
+    pub(crate) ended: Arc<AtomicBool>,
     /// In the order of trying; the network thread takes each out.
     pub(crate) destinations: VecDeque<SocketAddr>,
     /// What the endpoint was before.
@@ -46,6 +48,9 @@ impl Check {
     }
 
     pub(crate) fn end(self, network: &Network, outcome: Outcome) {
+        if self.ended.load(Ordering::Acquire) {
+            return;
+        }
         network.health.found(&network.name, self.session, outcome);
         (self.report)(match outcome {
             Outcome::Connected => HostHealth::Healthy,
@@ -94,6 +99,14 @@ impl<T> Default for Latest<T> {
 impl<T> Latest<T> {
     pub(crate) fn set(&self, session: SessionId, what: T) {
         network::lock(&self.0).insert(session, what);
+    }
+
+    /// Unless it is too late for it, which is asked while nobody else says anything.
+    pub(crate) fn set_unless(&self, too_late: &AtomicBool, session: SessionId, what: T) {
+        let mut latest = network::lock(&self.0);
+        if !too_late.load(Ordering::Acquire) {
+            latest.insert(session, what);
+        }
     }
 
     pub(crate) fn take(&self) -> BTreeMap<SessionId, T> {
@@ -156,7 +169,12 @@ impl HealthChecker {
 
 impl HealthCheckerConfig for HealthChecker {
     fn new_session(&self, _host: &HealthCheckHost) -> Box<dyn HealthCheckerSession> {
-        Box::new(Session { id: network::unique(), name: self.network.clone(), network: None })
+        Box::new(Session {
+            id: network::unique(),
+            name: self.network.clone(),
+            network: None,
+            ended: Arc::default(),
+        })
     }
 }
 
@@ -166,6 +184,8 @@ struct Session {
     name: String,
     /// Known since the first check.
     network: Option<Arc<Network>>,
+    /// Of its last check.
+    ended: Arc<AtomicBool>,
 }
 
 impl HealthCheckerSession for Session {
@@ -186,8 +206,11 @@ impl HealthCheckerSession for Session {
             return;
         };
         network.health.results.show(self.id, &destination.to_string());
+        self.ended.store(true, Ordering::Release);
+        self.ended = Arc::default();
         let check = Check {
             session: self.id,
+            ended: self.ended.clone(),
             destinations: VecDeque::new(),
             standing: host.health(),
             report: Box::new(move |health| reporter.report(health)),
@@ -199,6 +222,7 @@ impl HealthCheckerSession for Session {
     }
 
     fn on_timeout(&mut self) {
+        self.ended.store(true, Ordering::Release);
         if let Some(network) = &self.network {
             network.end_check(self.id);
             network.health.found(&network.name, self.id, Outcome::TimedOut);
@@ -208,6 +232,7 @@ impl HealthCheckerSession for Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.ended.store(true, Ordering::Release);
         if let Some(network) = &self.network {
             network.end_check(self.id);
             network.health.results.remove(self.id);
@@ -248,6 +273,17 @@ mod tests {
         }
         assert_eq!(wanted.take(), BTreeMap::from([(0, 999), (1, 997), (2, 998)]));
         assert!(wanted.take().is_empty());
+    }
+
+    // A name may be found when Envoy has given up the check, and asked for the next one.
+    #[test]
+    fn what_comes_too_late_takes_nobodys_place() {
+        let (wanted, ended) = (Latest::default(), AtomicBool::new(false));
+        wanted.set_unless(&ended, 1, "first");
+        ended.store(true, Ordering::Release);
+        wanted.set(1, "second");
+        wanted.set_unless(&ended, 1, "first, once more");
+        assert_eq!(wanted.take(), BTreeMap::from([(1, "second")]));
     }
 
     #[test]

@@ -163,13 +163,23 @@ impl Network {
     /// Has the flow's shard look at it.
     pub(crate) fn work(&self, flow: &Arc<Flow>) {
         self.shards[flow.shard()].work(flow);
+        self.tell_if_ended(flow);
     }
 
     /// Has the flow looked at by this worker, at the end of its event loop's turn: for what is little and urgent. True: somebody has to
     /// see to it that [`visits::run`] is called then.
     #[must_use]
     pub(crate) fn work_soon(&self, flow: &Arc<Flow>) -> bool {
-        self.shards[flow.shard()].work_soon(flow)
+        let due = self.shards[flow.shard()].work_soon(flow);
+        self.tell_if_ended(flow);
+        due
+    }
+
+    /// A thread that ends looks at its list once more, after its network's phase has changed: what comes later finds that here.
+    fn tell_if_ended(&self, flow: &Flow) {
+        if matches!(self.phase(), Phase::Stopped | Phase::Failed) {
+            flow.lock().network_down();
+        }
     }
 
     /// Has the network's threads look whether there is anything to do.
@@ -244,13 +254,13 @@ impl Network {
         match self.phase() {
             // Before it runs, the check waits for it.
             Phase::Configured | Phase::Running => {
-                let session = check.session;
+                let (session, ended) = (check.session, check.ended.clone());
                 let place = check.destinations.front().map_or(0, |to| self.shard_of(to.ip()));
                 // The endpoint's destination may have been another shard's before.
                 for shard in self.shards.iter().filter(|shard| shard.index != place) {
-                    shard.checks.set(session, Wanted::Nothing);
+                    shard.checks.set_unless(&ended, session, Wanted::Nothing);
                 }
-                self.shards[place].checks.set(session, Wanted::Check(check));
+                self.shards[place].checks.set_unless(&ended, session, Wanted::Check(check));
                 self.shards[place].wake();
             }
             Phase::Stopped | Phase::Failed => check.end(self, Outcome::NetworkDown),

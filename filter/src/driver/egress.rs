@@ -3,7 +3,6 @@
 use super::{Driver, Owner};
 use crate::flow::{Flow, FlowState};
 use crate::greeting::Outcome;
-use crate::network::Phase;
 use bytes::BytesMut;
 use nexodus_netstack::{CloseReason, ConnectError, Event, FlowId, Instant, Netstack};
 use std::collections::VecDeque;
@@ -88,10 +87,6 @@ impl Driver {
     fn pass_on(&self, flow: &Arc<Flow>, shard: usize) {
         flow.set_shard(shard);
         self.network.work(flow);
-        // That one may have ended, and looks no more.
-        if self.network.phase() != Phase::Running {
-            network_down(flow);
-        }
     }
 
     /// Has an attempt given up after a while: another destination is left.
@@ -230,20 +225,8 @@ impl Egress {
 
     /// The network has ended.
     pub(super) fn network_down(self) {
-        network_down(&self.flow);
+        self.flow.lock().network_down();
     }
-}
-
-/// Tells the flow's filter that its network has ended.
-pub(super) fn network_down(flow: &Flow) {
-    let mut state = flow.lock();
-    state.network_side = FlowState::Gone;
-    if state.outcome.is_none() {
-        state.outcome = Some(Outcome::NetworkDown);
-    } else {
-        state.reset = true;
-    }
-    state.wake_worker();
 }
 
 /// Why a flow that has ended was never open.

@@ -317,7 +317,7 @@ impl Driver {
         // A panic has left some.
         work.append(&mut self.work);
         for flow in work {
-            egress::network_down(&flow);
+            flow.lock().network_down();
         }
         for wanted in self.shard.checks.take().into_values() {
             if let Wanted::Check(check) = wanted {

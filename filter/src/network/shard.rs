@@ -112,9 +112,10 @@ impl Shard {
         }
     }
 
-    /// Network thread: from here on the next [`Self::wake`] wakes it again.
+    /// Network thread: from here on the next [`Self::wake`] wakes it again. What those that came before have left is to be seen
+    /// from here on: a plain store would let what follows be read first.
     pub(crate) fn awake(&self) {
-        self.waking.store(false, Ordering::Release);
+        self.waking.swap(false, Ordering::AcqRel);
     }
 
     /// Has the network thread look at `flow`.

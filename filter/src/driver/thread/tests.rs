@@ -77,6 +77,22 @@ fn whoever_has_a_flow_is_told_that_the_network_has_ended() {
 }
 
 #[test]
+fn who_comes_with_a_flow_when_the_network_has_ended_is_told_at_once() {
+    let config = config("late");
+    let network = Network::register(&config).unwrap();
+    let threads = start(&network, &config).unwrap();
+    network.stop();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let woken = Woken::default();
+    let [looked_up, direct] = [(); 2].map(|()| flow(&network, &woken));
+    network.work(&looked_up);
+    let _ = network.work_soon(&direct);
+    crate::network::visits::run();
+    assert_eq!([looked_up, direct].map(|flow| flow.lock().outcome), [Some(Outcome::NetworkDown); 2]);
+    assert_eq!(woken.0.load(Ordering::Relaxed), 2);
+}
+
+#[test]
 fn what_a_panic_has_left_is_told_without_the_netstack() {
     let (mut driver, _poll) = driver("panicked");
     let (woken, network) = (Woken::default(), driver.network.clone());
