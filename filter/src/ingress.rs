@@ -3,12 +3,13 @@
 //! The network thread relays an accepted overlay connection to the Unix socket of its Envoy listener, behind a
 //! PROXY v2 header, so the connection's addresses here are the overlay's and name the flow. A Unix socket shows
 //! an abrupt close as a clean end; this filter tells the two apart, in both directions:
-//! * Envoy ends its stream: seen here before the socket shows it ([`IngressLink::finishing`]). An end without
+//! * Envoy ends its stream: seen here before the socket shows it ([`IngressLink::ends_at`]). An end without
 //!   that is an abort, and becomes RST in the overlay.
 //! * The overlay peer ends its stream: the network thread waits with the socket's end until this filter is there.
 //!   Envoy's listener filters, which run before it, take an end of stream for a connection that is gone.
 //! * The overlay peer resets, or the network ends: closing a Unix socket with unread bytes gives the other end
 //!   ECONNRESET, so this filter writes one byte that the network thread never reads. Envoy sees a reset and passes it on.
+//!   After its own end of stream Envoy can write no more, so that byte comes before it, behind the stream's last one.
 
 use crate::network::{self, Network};
 use envoy_config::{IngressConfig, Protocol};
@@ -20,15 +21,15 @@ use envoy_proxy_dynamic_modules_rust_sdk::abi::{
 use envoy_proxy_dynamic_modules_rust_sdk::*;
 use nexodus_netstack::Local;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// What the filter and the network thread share of one ingress connection.
 pub(crate) struct IngressLink {
     /// Which thread of the network has it, and what that calls it.
     shard: usize,
     relay: usize,
-    finishing: AtomicBool,
+    /// The length of Envoy's stream, once it is known.
+    ends_at: OnceLock<u64>,
     state: Mutex<LinkState>,
 }
 
@@ -45,7 +46,7 @@ struct LinkState {
 impl IngressLink {
     /// `relay`: what this thread of the network calls this connection.
     pub(crate) fn new(shard: usize, relay: usize) -> Self {
-        Self { shard, relay, finishing: AtomicBool::new(false), state: Mutex::default() }
+        Self { shard, relay, ends_at: OnceLock::new(), state: Mutex::default() }
     }
 
     /// Network thread: whether the socket's end may be shown to Envoy now. If not, the network thread is woken
@@ -56,9 +57,15 @@ impl IngressLink {
         state.attached
     }
 
-    /// Network thread: whether Envoy said that it ends its stream, before its socket showed the end.
-    pub(crate) fn finishing(&self) -> bool {
-        self.finishing.load(Ordering::Acquire)
+    /// Worker: Envoy's stream ends after so many bytes. Said before they are written; false if it was said before.
+    pub(crate) fn ends(&self, length: u64) -> bool {
+        self.ends_at.set(length).is_ok()
+    }
+
+    /// Network thread: how many bytes Envoy's stream has, if it has ended. Known before the last of them is in the socket. Behind them
+    /// there is one more, which makes closing the socket a reset for as long as it is not read.
+    pub(crate) fn ends_at(&self) -> Option<u64> {
+        self.ends_at.get().copied()
     }
 
     /// Network thread: have the filter write the byte that turns closing the socket into a reset.
@@ -119,13 +126,15 @@ impl Drop for IngressFilterConfig {
 
 impl<ENF: EnvoyNetworkFilter> NetworkFilterConfig<ENF> for IngressFilterConfig {
     fn new_network_filter(&self, _envoy: &mut ENF) -> Box<dyn NetworkFilter<ENF>> {
-        Box::new(IngressFilter { network: self.network.clone(), link: None })
+        Box::new(IngressFilter { network: self.network.clone(), link: None, written: 0 })
     }
 }
 
 struct IngressFilter {
     network: Arc<Network>,
     link: Option<Arc<IngressLink>>,
+    /// Bytes of Envoy's stream so far.
+    written: u64,
 }
 
 impl<ENF: EnvoyNetworkFilter> NetworkFilter<ENF> for IngressFilter {
@@ -145,9 +154,13 @@ impl<ENF: EnvoyNetworkFilter> NetworkFilter<ENF> for IngressFilter {
         DataStatus::Continue
     }
 
-    fn on_write(&mut self, _envoy: &mut ENF, _length: usize, end_stream: bool) -> DataStatus {
-        if end_stream && let Some(link) = &self.link {
-            link.finishing.store(true, Ordering::Release);
+    fn on_write(&mut self, envoy: &mut ENF, length: usize, end_stream: bool) -> DataStatus {
+        self.written += length as u64;
+        if end_stream
+            && let Some(link) = &self.link
+            && link.ends(self.written)
+        {
+            envoy.append_write_buffer(&RESET_BYTE);
         }
         DataStatus::Continue
     }
@@ -181,8 +194,11 @@ impl IngressFilter {
     }
 }
 
+/// What the network thread never reads of a connection that is to be closed by a reset.
+const RESET_BYTE: [u8; 1] = [0];
+
 fn write_reset_byte<ENF: EnvoyNetworkFilter>(envoy: &mut ENF) {
-    envoy.write(&[0], false);
+    envoy.write(&RESET_BYTE, false);
 }
 
 /// (overlay source, overlay destination), as the PROXY v2 header named them.

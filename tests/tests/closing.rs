@@ -115,6 +115,46 @@ fn a_servers_reset_mid_transfer_resets_at_the_client() {
     assert!(is_reset(&end), "the client saw {end:?}");
 }
 
+/// A server that only takes may end its own stream first. What it has of a stream that is cut off must not look whole.
+#[test]
+fn a_clients_reset_after_the_servers_end_resets_at_the_server() {
+    let products = need!(products());
+    for greeting in [&b""[..], b"goodbye", &[1; 300_000]] {
+        let (server, results) = server(move |mut stream| {
+            stream.write_all(greeting).expect("sent");
+            stream.shutdown(Shutdown::Write).expect("an open connection");
+            read_end(&mut stream)
+        });
+        let tunnel = Tunnel::to(&products, server.address());
+        for sent in [0, 5, 100_000] {
+            let mut client = client(&tunnel);
+            assert_eq!(read_end(&mut client).expect("the server's end"), greeting.len() as u64);
+            client.write_all(&vec![2; sent]).expect("sent");
+            reset(client);
+            let end = results.recv_timeout(CLIENT_LIMIT).expect("the server saw an end");
+            assert!(is_reset(&end), "{} bytes there, {sent} back: the server saw {end:?}", greeting.len());
+        }
+    }
+}
+
+#[test]
+fn a_servers_reset_after_the_clients_end_resets_at_the_client() {
+    let products = need!(products());
+    let (server, _) = server(|mut stream| {
+        read_end(&mut stream).expect("the client's end");
+        stream.write_all(&[1; 100_000]).expect("sent");
+        reset(stream);
+    });
+    let tunnel = Tunnel::to(&products, server.address());
+    for sent in [&b""[..], b"question", &[1; 300_000]] {
+        let mut client = client(&tunnel);
+        client.write_all(sent).expect("sent");
+        client.shutdown(Shutdown::Write).expect("an open connection");
+        let end = read_end(&mut client);
+        assert!(is_reset(&end), "{} bytes there: the client saw {end:?}", sent.len());
+    }
+}
+
 #[test]
 fn a_reset_while_nothing_is_sent_arrives_too() {
     let products = need!(products());

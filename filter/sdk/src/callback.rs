@@ -88,6 +88,7 @@ callbacks! {
     network_filter_get_read_buffer_chunks_size(filter: Ptr) -> usize;
     network_filter_get_read_buffer_chunks(filter: Ptr, result_buffer_vector: *mut EnvoyBytes) -> bool;
     network_filter_drain_read_buffer(filter: Ptr, length: usize) -> bool;
+    network_filter_append_write_buffer(filter: Ptr, data: ModuleBytes) -> bool;
     network_filter_write(filter: Ptr, data: ModuleBytes, end_stream: bool);
     network_filter_inject_read_data(filter: Ptr, data: ModuleBytes, end_stream: bool);
     network_filter_continue_reading(filter: Ptr);

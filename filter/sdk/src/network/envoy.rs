@@ -89,6 +89,11 @@ impl EnvoyNetworkFilter for EnvoyNetworkFilterImpl {
         unsafe { callback::network_filter_drain_read_buffer(self.raw, length) };
     }
 
+    fn append_write_buffer(&mut self, data: &[u8]) {
+        // SAFETY: `raw` is valid; Envoy copies the bytes. The answer tells whether there was a buffer.
+        unsafe { callback::network_filter_append_write_buffer(self.raw, module_bytes(data)) };
+    }
+
     fn write(&mut self, data: &[u8], end_stream: bool) {
         // SAFETY: `raw` is valid; Envoy copies the bytes.
         unsafe { callback::network_filter_write(self.raw, module_bytes(data), end_stream) }

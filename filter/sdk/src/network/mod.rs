@@ -130,6 +130,11 @@ pub trait EnvoyNetworkFilter {
     /// Source: `envoy_dynamic_module_callback_network_filter_drain_read_buffer`.
     fn drain_read_buffer(&mut self, length: usize);
 
+    /// Adds bytes behind those that are about to be written. Only inside of `on_write`, and then only to what it is called for.
+    ///
+    /// Source: `envoy_dynamic_module_callback_network_filter_append_write_buffer`.
+    fn append_write_buffer(&mut self, data: &[u8]);
+
     /// Writes to the peer, through the write filters of the chain. Without bytes and without `end_stream`
     /// it does nothing.
     ///

@@ -136,12 +136,22 @@ fn envoy_sees_a_reset_of_what_comes_from_a_network_that_has_ended() {
     };
     let (mut idle, link) = accept(40_000);
     link.attach(&network, Box::new(Filter(idle.try_clone().unwrap())));
+    // It can write nothing any more when the network ends.
+    let (mut finished, link) = accept(40_002);
+    link.attach(&network, Box::new(Filter(finished.try_clone().unwrap())));
+    assert!(link.ends(3));
+    finished.write_all(b"bye\0").unwrap();
+    finished.shutdown(std::net::Shutdown::Write).unwrap();
     let (mut answering, _) = accept(40_001);
+    let mut events = Events::with_capacity(16);
+    poll.poll(&mut events, None).unwrap();
+    driver.ready(&events);
+    driver.turn().unwrap();
     answering.write_all(b"that nobody reads any more").unwrap();
     std::fs::remove_file(path).unwrap();
     driver.close_all();
     driver.reset_relays(&mut poll);
-    for (stream, port) in [(&mut idle, 40_000), (&mut answering, 40_001)] {
+    for (stream, port) in [(&mut idle, 40_000), (&mut answering, 40_001), (&mut finished, 40_002)] {
         let mut received = Vec::new();
         let end = stream.read_to_end(&mut received).map_err(|error| error.kind());
         assert_eq!((received.len(), end), (28, Err(ErrorKind::ConnectionReset)), "PROXY header, reset");
