@@ -113,7 +113,7 @@ impl Flow {
         let holds = match &self.state {
             FlowState::Live(engine) => FLOW_BYTES + engine.memory(),
             FlowState::Held { syn, .. } => FLOW_BYTES + syn.len(),
-            FlowState::Drained(rest) => rest.iter().map(Bytes::len).sum(),
+            FlowState::Drained(rest) => FLOW_BYTES + rest.iter().map(Bytes::len).sum::<usize>(),
             FlowState::Ended(_) => 0,
         };
         stats.buffer_bytes = stats.buffer_bytes - self.counted + holds;
