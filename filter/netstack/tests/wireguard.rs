@@ -100,6 +100,22 @@ fn a_response_that_is_held_back_is_enough_for_a_session() {
 }
 
 #[test]
+fn a_reset_after_the_session_has_expired_arrives() {
+    // With keepalives there would be a session.
+    let limits = Limits { keepalive: secs(36_000), ..Limits::default() };
+    let mut world = World::pair(&Pair { limits: [limits; 2], ..Pair::default() });
+    world.serve(80, App::idle());
+    let flow = world.connect(80, App::idle());
+    assert!(world.run_until(secs(5), |world| world.app(0, flow).connected));
+    world.run(secs(600));
+    let now = world.now;
+    world.nodes[0].stack.abort(now, flow);
+    assert!(world.run_until(secs(5), |world| world.only(1).1.closed.is_some()));
+    assert_eq!(world.only(1).1.closed, Some(CloseReason::Reset));
+    assert_eq!(world.nodes[0].stack.stats().unroutable, 0);
+}
+
+#[test]
 fn nobody_answers() {
     let mut world = World::simple();
     world.wire.dead = vec![udp(0)];

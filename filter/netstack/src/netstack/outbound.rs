@@ -33,7 +33,8 @@ impl Netstack {
                         return;
                     }
                     Some(endpoint) => self.seal(batch, peer, endpoint, &mut packet),
-                    None => self.stats.unroutable += 1,
+                    // A reset, after the session of a connection that was silent for long: nobody sends it again.
+                    None => self.wait_for_session(peer, packet),
                 },
                 Some(Route::Elsewhere(shard)) => self.hand_over(shard, Handover::Send(packet)),
                 None => self.stats.unroutable += 1,
@@ -57,10 +58,7 @@ impl Netstack {
                 }
                 Some(Route::Elsewhere(shard)) => self.hand_over(shard, Handover::Send(cut.into_packet())),
                 Some(Route::Peer(peer)) => match self.wireguard.open(self.now, peer, &mut self.stats) {
-                    None => {
-                        self.wireguard.want(self.now, peer, &mut self.stats);
-                        self.waiting_datagrams.push(self.now, peer, cut.into_packet(), &mut self.stats);
-                    }
+                    None => self.wait_for_session(peer, cut.into_packet()),
                     Some(endpoint) if !batch.goes_to(endpoint) => {
                         self.cut = Some(cut);
                         return;
@@ -141,6 +139,11 @@ impl Netstack {
         if more {
             tcp.again(flow);
         }
+    }
+
+    fn wait_for_session(&mut self, peer: PeerId, packet: Vec<u8>) {
+        self.wireguard.want(self.now, peer, &mut self.stats);
+        self.waiting_datagrams.push(self.now, peer, packet, &mut self.stats);
     }
 
     /// Flows whose peers have a session now, or have none coming, look again.

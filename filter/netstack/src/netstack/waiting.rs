@@ -1,4 +1,4 @@
-//! Datagrams whose peer has no session yet. A handshake takes a round trip; losing the first datagram of every
+//! Datagrams, and resets, whose peer has no session yet. A handshake takes a round trip; losing the first datagram of every
 //! exchange meanwhile would cost the caller seconds.
 
 use std::collections::{BTreeMap, VecDeque};
