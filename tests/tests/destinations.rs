@@ -8,8 +8,8 @@ use e2e::{
     products, silent_udp_socket, within,
 };
 
-/// The default connect timeout of the overlay.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a client waits at most, over all attempts.
+const DEADLINE: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 32;
 
 /// A node whose peer runs one server at overlay port 8080 and refuses every other port.
@@ -98,7 +98,7 @@ fn every_refusal_has_its_reason() {
 }
 
 #[test]
-fn an_unreachable_overlay_destination_ends_the_client_after_the_connect_timeout() {
+fn an_unreachable_overlay_destination_ends_the_client_after_ten_seconds() {
     let products = need!(products());
     let overlay = Overlay::new(&products);
     let (node, port) = overlay.node(&products, &[overlay.blackholed(80)]);
@@ -113,9 +113,9 @@ fn an_unreachable_overlay_destination_ends_the_client_after_the_connect_timeout(
         !matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
         "the client was left waiting"
     );
-    assert!(took >= CONNECT_TIMEOUT - Duration::from_millis(100), "gave up after {took:?}");
-    // A single destination is tried once: the next attempt is the client's to make.
-    assert!(took < CONNECT_TIMEOUT + Duration::from_secs(2), "took {took:?}");
+    // One attempt is shorter, for the sake of other destinations; there are none.
+    assert!(took >= DEADLINE - Duration::from_millis(100), "gave up after {took:?}");
+    assert!(took < DEADLINE + Duration::from_secs(2), "took {took:?}");
     let log = node.access_log(&format!("egress/tcp/{port}"), 1);
     assert!(
         log[0].contains("timeout") || log[0].contains("UF"),

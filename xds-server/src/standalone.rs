@@ -82,9 +82,10 @@ struct Arguments {
     #[arg(long, value_name = "DIR", default_value = "/run/nexodus")]
     runtime_dir: PathBuf,
 
-    /// How long one attempt to reach a destination may take, of the 10 s in which a client needs one
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration::parse)]
-    connect_timeout: Duration,
+    /// How long one attempt to reach a destination may take, of the 10 s in which a client needs one [default: 2s, and where
+    /// there is one destination only, one attempt after the other]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    connect_timeout: Option<Duration>,
 
     /// A UDP flow ends after this time without a datagram in either direction; `limits.udp_idle_ms` of the network should be
     /// the same

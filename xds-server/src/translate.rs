@@ -52,8 +52,9 @@ pub struct Settings {
     pub network: String,
     /// The directory of the sockets between the module and Envoy's ingress listeners. An absolute path.
     pub runtime_dir: PathBuf,
-    /// How long Envoy waits for one attempt to reach one destination, unless its rule says otherwise; not zero.
-    pub connect_timeout: Duration,
+    /// How long Envoy waits for one attempt to reach one destination, unless its rule says otherwise; not zero. None means
+    /// [`CONNECT_TIMEOUT`], and that nobody minds further attempts where there is one destination only.
+    pub connect_timeout: Option<Duration>,
     /// A UDP flow ends after this time without a datagram in either direction; not zero. The module has its own, which should
     /// be the same (`limits.udp_idle_ms` of the network).
     pub udp_idle_timeout: Duration,
@@ -76,7 +77,7 @@ impl Default for Settings {
         Self {
             network: envoy_config::DEFAULT_NETWORK.to_owned(),
             runtime_dir: PathBuf::from("/run/nexd"),
-            connect_timeout: CONNECT_TIMEOUT,
+            connect_timeout: None,
             udp_idle_timeout: envoy_config::Limits::default().udp_idle(),
             access_log: AccessLog::Stdout,
             peers: None,
@@ -96,7 +97,12 @@ impl Settings {
 
     /// How long one attempt to reach a destination may take: what the rules of a key say, else what counts for all.
     fn attempt(&self, rules: &[&Rule]) -> Duration {
-        connect_timeout(rules).unwrap_or(self.connect_timeout)
+        self.attempt_given(rules).unwrap_or(CONNECT_TIMEOUT)
+    }
+
+    /// The same, if somebody said so.
+    fn attempt_given(&self, rules: &[&Rule]) -> Option<Duration> {
+        connect_timeout(rules).or(self.connect_timeout)
     }
 
     /// The name of the internal listener and of its configuration: `tunnel/<network>`.
@@ -138,7 +144,7 @@ pub fn translate(
     names: &ResolvedNames,
     settings: &Settings,
 ) -> Result<Snapshot, TranslateError> {
-    if settings.connect_timeout.is_zero() {
+    if settings.connect_timeout.is_some_and(|timeout| timeout.is_zero()) {
         return Err(TranslateError::ConnectTimeout);
     }
     if settings.udp_idle_timeout.is_zero() {
@@ -162,7 +168,7 @@ pub fn translate(
         match key.protocol {
             Protocol::Tcp => {
                 add(ResourceType::Listener, &name, content(listener::listener(key, &rules, settings)?));
-                add(ResourceType::ExtensionConfig, &name, listener::tcp_proxy(key, &rules, names));
+                add(ResourceType::ExtensionConfig, &name, listener::tcp_proxy(key, &rules, names, settings));
             }
             Protocol::Udp => {
                 add(ResourceType::Listener, &name, content(loopback.listener(key, settings)?));

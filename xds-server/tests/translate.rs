@@ -39,7 +39,7 @@ fn cases() -> Vec<(&'static str, RuleSet, Settings)> {
     let other = Settings {
         network: "office".to_owned(),
         runtime_dir: PathBuf::from("/tmp/run"),
-        connect_timeout: Duration::from_millis(1500),
+        connect_timeout: Some(Duration::from_millis(1500)),
         udp_idle_timeout: Duration::from_millis(2500),
         access_log: AccessLog::File(PathBuf::from("/tmp/access.log")),
         peers: Some(

@@ -95,9 +95,10 @@ pub struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     pub drain_time: Duration,
 
-    /// How long one attempt to reach a destination may take, of the 10 s in which a client needs one
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration::parse)]
-    pub connect_timeout: Duration,
+    /// How long one attempt to reach a destination may take, of the 10 s in which a client needs one [default: 2s, and where
+    /// there is one destination only, one attempt after the other]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub connect_timeout: Option<Duration>,
 
     /// A UDP flow ends after this time without a datagram in either direction
     #[arg(long, value_name = "TIME", env = "NEXD_UDP_IDLE_TIMEOUT", default_value = "60s", value_parser = duration::parse_idle)]

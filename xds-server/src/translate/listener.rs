@@ -105,9 +105,14 @@ fn deadline(name: &str, rules: &[&Rule], settings: &Settings) -> Result<Filter, 
 }
 
 /// The configuration of a listener's `tcp_proxy`.
-pub(super) fn tcp_proxy(key: RuleKey, rules: &[&Rule], names: &ResolvedNames) -> Content {
+pub(super) fn tcp_proxy(
+    key: RuleKey,
+    rules: &[&Rule],
+    names: &ResolvedNames,
+    settings: &Settings,
+) -> Content {
     let name = key.to_string();
-    let attempts = max_connect_attempts(key, rules, names);
+    let attempts = max_connect_attempts(key, rules, names, settings);
     let body = extension(
         &name,
         pack_any(TcpProxy {
@@ -136,10 +141,16 @@ pub(super) fn tcp_proxy(key: RuleKey, rules: &[&Rule], names: &ResolvedNames) ->
 /// with 32 clients at once, 2 of 3 hosts refusing, none met before: with 3 attempts 0 of 1,280 clients fail; without the
 /// pause 12 attempts are needed, and without ejections that count at once (see [`super::cluster`]) 8 with the pause.
 ///
-/// A single host gets one attempt: then `connect_timeout` is what it says, and the next attempt is the client's to make. A
-/// hostname that Envoy looks up may be two hosts, one of each family.
-fn max_connect_attempts(key: RuleKey, rules: &[&Rule], names: &ResolvedNames) -> u32 {
+/// However few the hosts are, they are tried until the client's time is over. An attempt is short for the sake of other hosts, and a single one
+/// may need longer: a server whose queue is full loses SYNs, and the second repetition of one comes after 3 s; a handshake of
+/// WireGuard that got lost is repeated after 5 s. But when somebody has set the connect timeout, a single host gets one attempt: then
+/// the timeout is what it says, and the next attempt is the client's to make.
+///
+/// A hostname that Envoy looks up may be two hosts, one of each family.
+fn max_connect_attempts(key: RuleKey, rules: &[&Rule], names: &ResolvedNames, settings: &Settings) -> u32 {
     const ENOUGH: u32 = 64;
+    // So many of the default length fit into the client's time.
+    const ALL_THE_TIME: u32 = 5;
     let hosts = |rule: &&Rule| match key.direction {
         Direction::Egress => names.addresses(rule).len(),
         Direction::Ingress => {
@@ -150,10 +161,11 @@ fn max_connect_attempts(key: RuleKey, rules: &[&Rule], names: &ResolvedNames) ->
             }
         }
     };
-    match rules.iter().map(hosts).sum() {
-        0 | 1 => 1,
-        hosts => u32::try_from(hosts + 2).unwrap_or(ENOUGH).min(ENOUGH),
+    let hosts: usize = rules.iter().map(hosts).sum();
+    if hosts < 2 && settings.attempt_given(rules).is_some() {
+        return 1;
     }
+    u32::try_from(hosts + 2).unwrap_or(ENOUGH).clamp(ALL_THE_TIME, ENOUGH)
 }
 
 /// What a client without a destination may have in Envoy: a request, and little in all when no destination answers many.

@@ -57,7 +57,9 @@ fn more_destinations_leave_the_listener_and_the_cluster_as_they_are() {
         };
         let endpoints = format!("endpoints {name}");
         let tcp_proxy = format!("extension configuration {name}");
-        assert_eq!(changed(&snapshot(1), &snapshot(2)), [endpoints.clone(), tcp_proxy]);
+        // The fewest are tried for as long as a client waits.
+        assert_eq!(changed(&snapshot(1), &snapshot(3)), std::slice::from_ref(&endpoints));
+        assert_eq!(changed(&snapshot(3), &snapshot(4)), [endpoints.clone(), tcp_proxy]);
         assert_eq!(changed(&snapshot(62), &snapshot(150)), [endpoints]);
     }
 }
@@ -272,11 +274,12 @@ fn what_the_module_would_refuse_is_refused_here() {
     assert!(relative.starts_with("ingress/tcp/65535: socket"), "{relative}");
     let not_utf8 = error(with_dir(PathBuf::from(std::ffi::OsString::from_vec(b"/run/\xff".to_vec()))));
     assert!(not_utf8.starts_with("not a UTF-8 path: /run/"), "{not_utf8}");
-    let no_time = error(Settings { connect_timeout: Duration::ZERO, ..Settings::default() });
+    let no_time = error(Settings { connect_timeout: Some(Duration::ZERO), ..Settings::default() });
     assert_eq!(no_time, "the connect timeout must be more than 0");
     let no_idle_time = error(Settings { udp_idle_timeout: Duration::ZERO, ..Settings::default() });
     assert_eq!(no_idle_time, "the UDP idle timeout must be more than 0");
-    let too_long = error(Settings { connect_timeout: Duration::from_secs(3601), ..Settings::default() });
+    let too_long =
+        error(Settings { connect_timeout: Some(Duration::from_secs(3601)), ..Settings::default() });
     assert!(too_long.starts_with("ingress/tcp/65535: limit_ms"), "{too_long}");
     let network = error(Settings { network: "a b".to_owned(), ..Settings::default() });
     assert!(network.starts_with("tunnel/a b: network"), "{network}");
@@ -290,9 +293,12 @@ fn what_depends_on_the_number_of_destinations_says_so() {
     };
     let (one, two) =
         ((Direction::Egress, "tcp:80:100.64.0.2:80"), (Direction::Egress, "tcp:80:100.64.0.3:80"));
-    assert_eq!(room(&[one], "egress/tcp/80"), 1);
-    assert_eq!(room(&[one, two], "egress/tcp/80"), 4);
-    assert_eq!(room(&[(Direction::Ingress, "tcp:80:a-name:80")], "ingress/tcp/80"), 4);
+    assert_eq!(room(&[one], "egress/tcp/80"), 5);
+    assert_eq!(room(&[(Direction::Egress, "tcp:80:100.64.0.2:80,connect-timeout=2s")], "egress/tcp/80"), 1);
+    let [three, four] =
+        ["tcp:80:100.64.0.4:80", "tcp:80:100.64.0.5:80"].map(|rule| (Direction::Egress, rule));
+    assert_eq!(room(&[one, two, three, four], "egress/tcp/80"), 6);
+    assert_eq!(room(&[(Direction::Ingress, "tcp:80:a-name:80")], "ingress/tcp/80"), 5);
     let (one, two) =
         ((Direction::Egress, "udp:53:100.64.0.2:53"), (Direction::Egress, "udp:53:100.64.0.3:53"));
     assert_eq!(room(&[one], "tunnel/default"), 1);

@@ -46,7 +46,7 @@ impl Rig {
         let settings = Settings {
             runtime_dir: directory.path().to_owned(),
             access_log: AccessLog::File(directory.path().join("access.log")),
-            connect_timeout: Duration::from_secs(1),
+            connect_timeout: Some(Duration::from_secs(1)),
             ipv6: xds_server::translate::host_has_ipv6(),
             ..Settings::default()
         };
