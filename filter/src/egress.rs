@@ -306,7 +306,9 @@ impl Open {
                     Some(outcome) => return Step::Refused(outcome),
                 }
                 if state.reset {
-                    return Step::Reset;
+                    // Envoy has not heard of the connection: as good as a refusal, and another destination may do better. What
+                    // accepts for one that is not there, as an ingress listener does, resets so soon.
+                    return if self.greeted { Step::Reset } else { Step::Refused(Outcome::Refused) };
                 }
                 let resume = state.worker_paused && state.to_overlay.is_below_half();
                 if resume {

@@ -271,6 +271,23 @@ fn a_single_local_destination_without_an_answer_is_a_timeout() {
     metric(&node, "clients_deadline", 0);
 }
 
+/// The node there accepts, and finds that its destination is not there.
+#[test]
+fn a_destination_that_resets_at_once_blames_nobody_else() {
+    let products = need!(products());
+    let [own, other] = Identity::several();
+    // One attempt: its reset comes right behind the SYN-ACK.
+    let rule = format!("tcp:80:{},connect-timeout=2s", closed_port());
+    let _there = Node::with(&products, &other).peer(&own).ingress(rule).start();
+    let port = free_port();
+    let node = Node::with(&products, &own).peer(&other).egress(format!("tcp:{port}:{}:80", other.v4)).start();
+    for client in 1..=100 {
+        let took = closed_after(port);
+        assert!(took < AT_ONCE, "client {client} was closed after {took:?}");
+    }
+    assert_eq!(number(&node, "connect_failed_no_greeting"), 0);
+}
+
 /// A server whose queue is full loses SYNs, and the second repetition comes after three seconds.
 #[test]
 fn a_single_destination_that_is_late_is_waited_for() {

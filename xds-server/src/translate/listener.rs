@@ -112,7 +112,9 @@ pub(super) fn tcp_proxy(
     settings: &Settings,
 ) -> Content {
     let name = key.to_string();
-    let attempts = max_connect_attempts(key, rules, names, settings);
+    let hosts = hosts(key, rules, names);
+    let attempts = max_connect_attempts(hosts, settings.attempt_given(rules));
+    let pause = if hosts < 2 { NO_PAUSE } else { RETRY_PAUSE };
     let body = extension(
         &name,
         pack_any(TcpProxy {
@@ -122,8 +124,8 @@ pub(super) fn tcp_proxy(
             // Reading before there is a destination, Envoy sees that a client is gone, and does not look for one on and on.
             max_early_data_bytes: uint32(EARLY_BYTES),
             backoff_options: Some(BackoffStrategy {
-                base_interval: Some(duration(RETRY_PAUSE)),
-                max_interval: Some(duration(RETRY_PAUSE * 8)),
+                base_interval: Some(duration(pause)),
+                max_interval: Some(duration(pause * 8)),
             }),
             // Off, as upstream: Envoy's default would end a connection that is silent for an hour.
             idle_timeout: Some(protobuf::Duration::default()),
@@ -145,12 +147,18 @@ pub(super) fn tcp_proxy(
 /// may need longer: a server whose queue is full loses SYNs, and the second repetition of one comes after 3 s; a handshake of
 /// WireGuard that got lost is repeated after 5 s. But when somebody has set the connect timeout, a single host gets one attempt: then
 /// the timeout is what it says, and the next attempt is the client's to make.
-///
-/// A hostname that Envoy looks up may be two hosts, one of each family.
-fn max_connect_attempts(key: RuleKey, rules: &[&Rule], names: &ResolvedNames, settings: &Settings) -> u32 {
+fn max_connect_attempts(hosts: usize, attempt: Option<Duration>) -> u32 {
     const ENOUGH: u32 = 64;
     // So many of the default length fit into the client's time.
     const ALL_THE_TIME: u32 = 5;
+    if hosts < 2 && attempt.is_some() {
+        return 1;
+    }
+    u32::try_from(hosts + 2).unwrap_or(ENOUGH).clamp(ALL_THE_TIME, ENOUGH)
+}
+
+/// A hostname that Envoy looks up may be two hosts, one of each family.
+fn hosts(key: RuleKey, rules: &[&Rule], names: &ResolvedNames) -> usize {
     let hosts = |rule: &&Rule| match key.direction {
         Direction::Egress => names.addresses(rule).len(),
         Direction::Ingress => {
@@ -161,11 +169,7 @@ fn max_connect_attempts(key: RuleKey, rules: &[&Rule], names: &ResolvedNames, se
             }
         }
     };
-    let hosts: usize = rules.iter().map(hosts).sum();
-    if hosts < 2 && settings.attempt_given(rules).is_some() {
-        return 1;
-    }
-    u32::try_from(hosts + 2).unwrap_or(ENOUGH).clamp(ALL_THE_TIME, ENOUGH)
+    rules.iter().map(hosts).sum()
 }
 
 /// What a client without a destination may have in Envoy: a request, and little in all when no destination answers many.
@@ -173,6 +177,8 @@ const EARLY_BYTES: u32 = 16 * 1024;
 
 /// The pause before a retry is a random part of this; it doubles with each, up to eight times as much.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
+/// The least that Envoy takes: a single host is not left out, and its client is to know at once that it refuses.
+const NO_PAUSE: Duration = Duration::from_millis(1);
 
 /// The internal listener in front of the module's network filter.
 pub(super) fn tunnel(settings: &Settings) -> Listener {

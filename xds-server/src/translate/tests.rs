@@ -58,7 +58,7 @@ fn more_destinations_leave_the_listener_and_the_cluster_as_they_are() {
         let endpoints = format!("endpoints {name}");
         let tcp_proxy = format!("extension configuration {name}");
         // The fewest are tried for as long as a client waits.
-        assert_eq!(changed(&snapshot(1), &snapshot(3)), std::slice::from_ref(&endpoints));
+        assert_eq!(changed(&snapshot(2), &snapshot(3)), std::slice::from_ref(&endpoints));
         assert_eq!(changed(&snapshot(3), &snapshot(4)), [endpoints.clone(), tcp_proxy]);
         assert_eq!(changed(&snapshot(62), &snapshot(150)), [endpoints]);
     }
