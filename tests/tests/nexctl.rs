@@ -48,11 +48,8 @@ fn peers_of_our_own_are_listed() {
     let products = need!(products());
     let server = Server::local(http("hello"));
     let tunnel = Tunnel::to(&products, server.address());
-    let before = peers(&tunnel.two);
-    assert_eq!(
-        (&before[0]["Healthy"], &before[0]["LatestHandshake"], &before[0]["Rx"]),
-        (&false.into(), &"0".into(), &0.into())
-    );
+    // They have made themselves known when they started.
+    healthy_peer(&tunnel.two);
     assert_eq!(http_get(tunnel.port).expect("a page"), "hello");
     // Each knows the other, with the numbers of the connection that has just been.
     let (one, two) = (healthy_peer(&tunnel.one), healthy_peer(&tunnel.two));
@@ -68,6 +65,20 @@ fn peers_of_our_own_are_listed() {
     }
     let table = tunnel.two.nexctl_ok(&["peers", "list"]);
     assert!(table.starts_with("|") && table.contains("seconds ago") && table.contains("true"), "{table}");
+}
+
+#[test]
+fn a_peer_that_is_not_there_is_listed_as_such() {
+    let products = need!(products());
+    let [own, mut absent] = Identity::several();
+    let silence = e2e::silent_udp_socket();
+    absent.endpoint = silence.local_addr().expect("bound");
+    let node = Node::with(&products, &own).peer(&absent).start();
+    let [peer] = <[Value; 1]>::try_from(peers(&node)).expect("one peer");
+    assert_eq!(
+        (&peer["Healthy"], &peer["LatestHandshake"], &peer["Rx"]),
+        (&false.into(), &"0".into(), &0.into())
+    );
 }
 
 #[test]

@@ -205,6 +205,40 @@ fn a_restarted_peer_is_found_again() {
     assert_eq!(world.app(0, old).closed, Some(CloseReason::Reset));
 }
 
+/// Without that, what the other end says goes to sessions that are gone, for 15 s.
+#[test]
+fn a_restarted_peer_that_introduces_itself_is_found_at_once() {
+    let mut world = World::simple();
+    world.serve(80, App::echo());
+    assert!(echo(&mut world, 1));
+    world.run(secs(5));
+    world.restart(1, config(1, Limits::default(), 99, 1420), vec![peer(0)]);
+    world.serve(80, App::echo());
+    let now = world.now;
+    world.nodes[1].stack.introduce(now);
+    world.run(Duration::from_millis(100));
+    let flow = world.connect(80, App::sending(b"x".to_vec()));
+    assert!(world.run_until(secs(1), |world| world.app(0, flow).is_done()));
+}
+
+#[test]
+fn a_peer_that_came_after_the_introduction_is_called_again_when_it_is_needed() {
+    for later in [20, 1_000, 4_000] {
+        let mut world = World::simple();
+        world.serve(80, App::echo());
+        world.wire.dead = vec![udp(1)];
+        let now = world.now;
+        world.nodes[0].stack.introduce(now);
+        world.run(Duration::from_millis(later));
+        world.wire.dead.clear();
+        let flow = world.connect(80, App::sending(b"x".to_vec()));
+        let done = world.run_until(secs(1), |world| world.app(0, flow).is_done());
+        assert!(done, "{later} ms later");
+        // And no more than that.
+        assert!(world.nodes[0].stack.stats().handshakes_initiated <= 2);
+    }
+}
+
 #[test]
 fn a_restarted_peer_can_call_first() {
     let mut world = World::simple();

@@ -101,6 +101,7 @@ fn prepare(
     )?;
     let peers = network.peers();
     stack.set_peers(clock.now(), peer_configs(&peers, shard.index))?;
+    stack.introduce(clock.now());
     let driver = Driver {
         network: network.clone(),
         shard: shard.clone(),

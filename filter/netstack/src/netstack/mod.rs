@@ -158,6 +158,13 @@ impl Netstack {
         Ok(())
     }
 
+    /// Starts a handshake with every peer whose endpoint is known. A peer that had sessions with an earlier process of this node would
+    /// use them in vain for 15 s (WireGuard paper, section 6.5).
+    pub fn introduce(&mut self, now: Instant) {
+        self.advance(now);
+        self.wireguard.introduce(self.now, &mut self.stats);
+    }
+
     /// Accepts SYNs for a TCP port from now on, at all own addresses (a port) or at one (an address and port).
     pub fn listen(&mut self, local: impl Into<Local>) {
         self.tcp.listen(local.into());

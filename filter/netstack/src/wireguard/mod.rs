@@ -189,6 +189,18 @@ impl Wireguard {
         self.schedule(now, id);
     }
 
+    /// Starts a handshake with every peer that can be reached.
+    pub(crate) fn introduce(&mut self, now: Instant, stats: &mut Stats) {
+        set_clock(now);
+        let ids: Vec<PeerId> = self.peers.iter().filter_map(|(id, _)| PeerId::try_from(id).ok()).collect();
+        for id in ids {
+            if let Some(peer) = self.peers.get_mut(id as usize) {
+                peer.introduce(now, &mut self.datagrams, stats);
+                self.schedule(now, id);
+            }
+        }
+    }
+
     /// A peer whose session came, or will not come: those who wait look again.
     pub(crate) fn take_settled(&mut self) -> Option<PeerId> {
         self.settled.pop()

@@ -21,6 +21,10 @@ const IDLE_TICK: Duration = Duration::from_secs(30);
 /// after 15 s (WireGuard paper, section 6).
 const ACTIVE: Duration = Duration::from_secs(20);
 
+/// An initiation that nobody waited for, and that is this old without a response, was in vain: whoever waits then does not wait
+/// for its repetition.
+const IN_VAIN: Duration = Duration::from_millis(250);
+
 /// How long the first packet of a session that the peer has begun may take (REKEY_TIMEOUT, section 6.1).
 const CONFIRMATION: Duration = Duration::from_secs(5);
 
@@ -35,6 +39,8 @@ pub(super) struct Peer {
     last_traversal: Option<Instant>,
     /// An initiation of ours waits for its response.
     initiating: bool,
+    /// Since when, if nobody waited for that.
+    introduced: Option<Instant>,
     /// Something waits for a session.
     wanted: bool,
     /// It will not come; those who wait were not told yet.
@@ -67,6 +73,7 @@ impl Peer {
             last_data: None,
             last_traversal: None,
             initiating: false,
+            introduced: None,
             wanted: false,
             gave_up: false,
             established: None,
@@ -134,6 +141,7 @@ impl Peer {
 
     pub(super) fn completed_handshake(&mut self, now: Instant) {
         self.initiating = false;
+        self.introduced = None;
         self.established = Some(now);
     }
 
@@ -188,6 +196,9 @@ impl Peer {
             }
             _ => {}
         }
+        if self.was_in_vain(now) {
+            self.initiate(now, out, stats);
+        }
         // The peer called, which ended our own handshake, and its confirmation has not come: nobody else would ask again.
         if self.wanted && !self.has_session() && self.established.is_some_and(|at| now - at >= CONFIRMATION) {
             self.initiate(now, out, stats);
@@ -207,16 +218,33 @@ impl Peer {
 
     /// Starts a handshake, unless one is running or nobody knows where to.
     pub(super) fn initiate(&mut self, now: Instant, out: &mut Datagrams, stats: &mut Stats) {
-        if self.endpoint.is_none() || self.initiating {
+        let in_vain = self.was_in_vain(now);
+        if self.endpoint.is_none() || (self.initiating && !in_vain) {
             return;
+        }
+        if in_vain {
+            self.introduced = None;
         }
         let mut buffer = [0; 256];
         if let TunnResult::WriteToNetwork(datagram) =
-            self.tunn.format_handshake_initiation(&mut buffer, false)
+            self.tunn.format_handshake_initiation(&mut buffer, in_vain)
         {
             let datagram = datagram.to_vec();
             self.send(now, datagram, out, stats);
         }
+    }
+
+    /// Starts a handshake that nobody waits for.
+    pub(super) fn introduce(&mut self, now: Instant, out: &mut Datagrams, stats: &mut Stats) {
+        if self.endpoint.is_some() && !self.initiating && !self.has_session() {
+            self.introduced = Some(now);
+            self.initiate(now, out, stats);
+        }
+    }
+
+    /// Whether somebody waits now for a handshake that nobody waited for when it began.
+    fn was_in_vain(&self, now: Instant) -> bool {
+        self.wanted && self.introduced.is_some_and(|at| now - at >= IN_VAIN)
     }
 
     /// Queues one of WireGuard's own datagrams for the endpoint, at once or a little later.
