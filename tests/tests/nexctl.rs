@@ -248,7 +248,11 @@ fn an_address_that_does_not_answer_is_a_failure_with_a_reason() {
         [two.v4, absent.v4, [100, 64, 0, 9].into()].map(|address| Value::from(address.to_string()));
     let (yes, no) = (Value::from(true), Value::from(false));
     assert_eq!(reachable, [(&expected[0], &yes), (&expected[1], &no), (&expected[2], &no)]);
-    assert_eq!(results[1]["reason"], "no answer within 300ms");
+    let silent = results[1]["reason"].as_str().unwrap_or_default();
+    assert!(
+        silent.starts_with("no answer within 300ms, nor ever a handshake: check both public keys"),
+        "{silent}"
+    );
     assert_eq!(results[2]["reason"], "the peer has no endpoint, and has not called yet");
     // The fourth has no address to ask.
     let (status, out, error) = first.nexctl(&["peers", "ping", "--timeout", "300ms"]);
@@ -270,6 +274,15 @@ fn an_address_that_does_not_answer_is_a_failure_with_a_reason() {
         let (status, out, error) = first.nexctl(&[&["peers"], arguments].concat());
         assert!(!status.success() && out.is_empty() && error.contains(reason), "{arguments:?}: {out}{error}");
     }
+
+    // It is called at the start, and again after five seconds.
+    let complaint =
+        format!("Peer {} at {} has never answered: check both", absent.public_key, absent.endpoint);
+    within(LIMIT, "the status to tell of the peer that is not there", || {
+        let status = first.nexctl_ok(&["status"]);
+        assert!(!status.contains(&two.public_key), "{status}");
+        status.contains(&complaint).then_some(())
+    });
 }
 
 #[test]

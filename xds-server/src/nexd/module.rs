@@ -8,6 +8,9 @@ use crate::control::peers::{HEALTHY, Peer, PeerList};
 /// The page of [`Status`].
 pub const STATUS_PATH: &str = "/nexodus/status";
 
+/// Bytes of a handshake initiation (WireGuard paper, section 5.4.2). It is repeated after 5 s.
+const INITIATION: u64 = 148;
+
 /// The module's networks. `nexd proxy` has one.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Status {
@@ -60,12 +63,17 @@ impl Status {
         PeerList { peers: peers.collect(), ..PeerList::default() }
     }
 
-    /// A line for each network that does not run, and for each peer of the others whose endpoint is not found.
+    /// A line for each network that does not run, and for each peer of the others whose endpoint is not found, or that does
+    /// not answer there.
     #[must_use]
     pub fn failures(&self) -> String {
         let lines = |network: &Network| match &network.failure {
             Some(failure) => format!("Network {} is not running: {failure}\n", network.name),
-            None => network.unresolved.iter().map(|what| format!("{what}; it is tried again\n")).collect(),
+            None => {
+                let unresolved = network.unresolved.iter().map(|what| format!("{what}; it is tried again\n"));
+                let silent = network.peers.iter().filter_map(NetworkPeer::silence);
+                unresolved.chain(silent.map(|silence| format!("{silence}\n"))).collect()
+            }
         };
         self.networks.iter().map(lines).collect()
     }
@@ -75,6 +83,18 @@ impl NetworkPeer {
     /// The allowed IPs.
     pub fn nets(&self) -> impl Iterator<Item = IpNet> {
         self.allowed_ips.iter().filter_map(|net| net.parse().ok())
+    }
+
+    /// What may be wrong with a peer that was called more than once, and has never answered.
+    #[must_use]
+    pub fn silence(&self) -> Option<String> {
+        let called = self.latest_handshake.is_none() && self.transmitted_bytes > INITIATION;
+        self.endpoint.as_ref().filter(|_| called).map(|endpoint| {
+            format!(
+                "Peer {} at {endpoint} has never answered: check both public keys, the endpoint, and firewalls",
+                self.public_key
+            )
+        })
     }
 
     fn shown(self, now: u64) -> Peer {
@@ -102,7 +122,11 @@ mod tests {
         {"public_key": "a", "endpoint": "192.0.2.1:1", "allowed_ips": ["100.64.0.2/32"], "latest_handshake": 1000,
          "transmitted_bytes": 5, "received_bytes": 6, "persistent_keepalive": 20},
         {"public_key": "b", "endpoint": null, "allowed_ips": [], "latest_handshake": null,
-         "transmitted_bytes": 0, "received_bytes": 0, "persistent_keepalive": 0}]},
+         "transmitted_bytes": 0, "received_bytes": 0, "persistent_keepalive": 0},
+        {"public_key": "called", "endpoint": "192.0.2.2:1", "allowed_ips": [], "latest_handshake": null,
+         "transmitted_bytes": 148, "received_bytes": 0},
+        {"public_key": "silent", "endpoint": "192.0.2.3:1", "allowed_ips": [], "latest_handshake": null,
+         "transmitted_bytes": 296, "received_bytes": 0}]},
         {"name": "second", "failure": "no port"}, {"name": "third", "unresolved": ["endpoint h:1 of peer c cannot be resolved"]}]}"#;
 
     fn status() -> Status {
@@ -125,7 +149,8 @@ mod tests {
     fn a_network_that_does_not_run_says_why() {
         assert_eq!(
             status().failures(),
-            "Network second is not running: no port\nendpoint h:1 of peer c cannot be resolved; it is tried again\n"
+            "Peer silent at 192.0.2.3:1 has never answered: check both public keys, the endpoint, and firewalls\n\
+             Network second is not running: no port\nendpoint h:1 of peer c cannot be resolved; it is tried again\n"
         );
     }
 }

@@ -212,6 +212,10 @@ fn silence(status: &Status, public_key: &str, timeout: Duration) -> String {
         Some(peer) if peer.endpoint.is_none() => {
             "the peer has no endpoint, and has not called yet".to_owned()
         }
+        Some(peer) if peer.latest_handshake.is_none() => format!(
+            "no answer within {}, nor ever a handshake: check both public keys, the peer's endpoint, and firewalls",
+            duration::text(timeout)
+        ),
         _ => format!("no answer within {}", duration::text(timeout)),
     }
 }
@@ -240,6 +244,8 @@ mod tests {
         {"public_key": "a", "endpoint": null, "allowed_ips": ["100.64.0.2/32", "fd64::2/128", "10.1.0.0/16"],
          "latest_handshake": null, "transmitted_bytes": 0, "received_bytes": 0},
         {"public_key": "b", "endpoint": "192.0.2.1:1", "allowed_ips": ["10.0.0.0/8"],
+         "latest_handshake": 1000, "transmitted_bytes": 0, "received_bytes": 0},
+        {"public_key": "c", "endpoint": "192.0.2.2:1", "allowed_ips": ["10.3.0.0/16", "100.64.0.3/32", "fd64::3/128"],
          "latest_handshake": null, "transmitted_bytes": 0, "received_bytes": 0}]}]}"#;
 
     fn status() -> Status {
@@ -253,10 +259,12 @@ mod tests {
     #[test]
     fn every_peer_has_its_address_or_is_said_to_have_none() {
         let v4 = Targets::of_peers(&status(), Family::V4);
-        assert_eq!(v4.by_address, BTreeMap::from([(address("100.64.0.2"), "a".to_owned())]));
+        let owners =
+            |[a, c]: [&str; 2]| BTreeMap::from([(address(a), "a".to_owned()), (address(c), "c".to_owned())]);
+        assert_eq!(v4.by_address, owners(["100.64.0.2", "100.64.0.3"]));
         assert_eq!(v4.unnamed, ["b"]);
         let v6 = Targets::of_peers(&status(), Family::V6);
-        assert_eq!(v6.by_address, BTreeMap::from([(address("fd64::2"), "a".to_owned())]));
+        assert_eq!(v6.by_address, owners(["fd64::2", "fd64::3"]));
         assert!(v6.unnamed.is_empty());
     }
 
@@ -311,5 +319,7 @@ mod tests {
         let result = shown(address("100.64.0.2"), "a".to_owned(), Err(silent.clone()));
         assert_eq!((result.latency.as_str(), result.is_reachable, result.reason), ("-", false, Some(silent)));
         assert!(silence(&status(), "a", DEFAULT_TIMEOUT).contains("has no endpoint"));
+        let unknown = silence(&status(), "c", DEFAULT_TIMEOUT);
+        assert!(unknown.starts_with("no answer within 1200ms, nor ever a handshake: check"), "{unknown}");
     }
 }
