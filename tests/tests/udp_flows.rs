@@ -167,6 +167,41 @@ fn a_foreign_process_gets_nothing_through_the_ingress_listener_on_loopback() {
     });
 }
 
+/// The one endpoint of an egress port.
+fn relay(node: &Node, port: u16) -> SocketAddr {
+    let clusters = node.admin().get("/clusters").expect("Envoy answers");
+    let relays: Vec<SocketAddr> = clusters
+        .lines()
+        .filter_map(|line| line.strip_prefix(&format!("egress/udp/{port}::"))?.split_once("::cx_active"))
+        .map(|(address, _)| address.parse().expect("an address"))
+        .collect();
+    let [relay] = relays[..] else { panic!("not one endpoint for one destination: {clusters}") };
+    relay
+}
+
+/// Envoy binds the port of an egress rule at every address, also at the one where it meets the module.
+#[test]
+fn a_rule_may_have_the_port_of_another_destinations_relay() {
+    let products = need!(products());
+    let [first, second] = ["first ", "second "].map(UdpServer::echo);
+    let identity = Identity::new(1);
+    let port = free_port();
+    // Nobody else has these ports in the overlay: nodes of other tests would have relays with the same ports on this host.
+    let builder = || {
+        Node::with(&products, &identity)
+            .ingress(format!("udp:5301:{}", first.address()))
+            .ingress(format!("udp:5302:{}", second.address()))
+            .egress(format!("udp:{port}:{}:5301", identity.v4))
+    };
+    let taken = relay(&builder().start(), port).port();
+    let node = builder().egress(format!("udp:{taken}:{}:5302", identity.v4)).start();
+    assert_ne!(relay(&node, port).port(), taken);
+    for (port, answer) in [(port, "first hello"), (taken, "second hello")] {
+        let client = UdpClient::of((Ipv4Addr::LOCALHOST, port));
+        assert_eq!(client.ask_text(b"hello").expect("an answer"), answer);
+    }
+}
+
 #[test]
 fn a_foreign_process_reaches_through_an_egress_relay_what_the_listener_reaches_and_no_more() {
     let products = need!(products());
@@ -179,13 +214,7 @@ fn a_foreign_process_reaches_through_an_egress_relay_what_the_listener_reaches_a
         .ingress(format!("udp:54:{}", server.address()))
         .egress(rule.clone())
         .start();
-    let clusters = node.admin().get("/clusters").expect("Envoy answers");
-    let relays: Vec<SocketAddr> = clusters
-        .lines()
-        .filter_map(|line| line.strip_prefix(&format!("egress/udp/{port}::"))?.split_once("::cx_active"))
-        .map(|(address, _)| address.parse().expect("an address"))
-        .collect();
-    let [relay] = relays[..] else { panic!("not one endpoint for one destination: {clusters}") };
+    let relay = relay(&node, port);
     assert!(relay.ip().is_loopback(), "{relay} can be reached by other hosts");
     let ask = |to: SocketAddr| UdpClient::of(to).ask_text(b"hello").expect("an answer");
     // Whatever it sends goes to the one destination of the rule; nothing in a datagram chooses another.

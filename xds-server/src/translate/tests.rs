@@ -215,6 +215,31 @@ fn the_way_to_a_dns_server_in_the_overlay_does_not_depend_on_the_rules() {
     assert_eq!(relays.iter().filter(|relay| relay.relay == way.relay).count(), 1);
 }
 
+/// Envoy binds such a port at every address, so the module could not open a relay there.
+#[test]
+fn no_loopback_address_has_the_port_of_an_egress_rule() {
+    let ports = |loopback: &udp::Loopback| {
+        let relays = loopback.relays(&ResolvedNames::default());
+        relays.iter().map(|relay| relay.relay.port()).collect::<Vec<_>>()
+    };
+    let settings = Settings::default();
+    let one = (Direction::Egress, "udp:53:100.64.0.2:53");
+    let before = ports(&udp::Loopback::new(&rules(&[one]), &settings));
+    let port = before[0];
+    // The port comes with a rule, be it before or behind the one whose relay is there, and for its own destination or another.
+    for other in ["100.64.0.3:53", "100.64.0.2:53"] {
+        let other = format!("udp:{port}:{other}");
+        for all in [[one, (Direction::Egress, &other)], [(Direction::Egress, &other), one]] {
+            let after = ports(&udp::Loopback::new(&rules(&all), &settings));
+            assert!(!after.contains(&port), "{after:?}");
+        }
+    }
+    // TCP is no obstacle, and neither is a port in the overlay.
+    let (tcp, ingress) = (format!("tcp:{port}:100.64.0.3:53"), format!("udp:{port}:127.0.0.1:53"));
+    let all = [one, (Direction::Egress, tcp.as_str()), (Direction::Ingress, ingress.as_str())];
+    assert_eq!(ports(&udp::Loopback::new(&rules(&all), &settings)), before);
+}
+
 #[test]
 fn every_udp_destination_has_a_loopback_address_of_its_own_and_nodes_do_not_share_them() {
     let texts: Vec<_> = (0..2000).map(|n| format!("udp:53:100.64.{}.{}:53", n / 250, n % 250)).collect();

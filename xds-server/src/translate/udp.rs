@@ -53,7 +53,9 @@ const MAX_DATAGRAM: u64 = 65_535;
 /// The loopback addresses of a node.
 ///
 /// They follow from what they stand for, so that a change of the rules leaves the others where they are. The address is
-/// the node's own: several nodes on a host do not meet.
+/// the node's own: several nodes on a host do not meet. The port is no egress rule's: Envoy binds that one at every address,
+/// and the module could not open its socket. So a rule with the port of another destination's relay moves that relay, and
+/// its flows begin anew; of 16,384 ports that is rare.
 pub(super) struct Loopback {
     address: Ipv4Addr,
     relays: BTreeMap<Destination, SocketAddr>,
@@ -67,37 +69,39 @@ impl Loopback {
         // Not 127.0.0.1, where everything else is.
         let address = Ipv4Addr::new(127, high.max(1), low, 1);
         let mut taken = BTreeSet::new();
-        let mut place = |what: u64| {
+        let place = |taken: &mut BTreeSet<u16>, what: u64| {
             let size = u64::from(PORTS.end - PORTS.start);
             let first = u16::try_from(what % size).unwrap_or(0);
             let ports = (PORTS.start + first..PORTS.end).chain(PORTS.start..PORTS.start + first);
-            // Fewer are asked for than there are: the module takes at most `MAX_UDP_RELAYS`.
+            // Fewer are asked for than there are: the module takes at most `MAX_UDP_RELAYS`, and nobody has so many rules.
             let port = ports.into_iter().find(|port| taken.insert(*port)).unwrap_or(PORTS.start);
             SocketAddr::new(address.into(), port)
         };
         let mut relays = BTreeMap::new();
         let mut listeners = BTreeMap::new();
-        // First, so that no rule moves them.
+        // First, so that no rule moves them: who asks the servers does not know the rules.
         let dns = settings.overlay_dns.iter().map(|server| {
             let destination = Destination::from(*server);
             let what = hash(&("egress", &destination));
             OverlayServer {
                 server: *server,
-                relay: *relays.entry(destination).or_insert_with(|| place(what)),
+                relay: *relays.entry(destination).or_insert_with(|| place(&mut taken, what)),
             }
         });
         let dns = dns.collect();
+        let is_egress = |key: &RuleKey| (key.protocol, key.direction) == (Protocol::Udp, Direction::Egress);
+        taken.extend(rules.by_key().into_iter().map(|(key, _)| key).filter(is_egress).map(|key| key.port));
         for (key, rules) in rules.by_key() {
             match (key.protocol, key.direction) {
                 (Protocol::Tcp, _) => {}
                 (Protocol::Udp, Direction::Ingress) => {
-                    listeners.insert(key, place(hash(&("ingress", key.port, key.bind))));
+                    listeners.insert(key, place(&mut taken, hash(&("ingress", key.port, key.bind))));
                 }
                 // Rules with different ports share the relay of a destination.
                 (Protocol::Udp, Direction::Egress) => {
                     for destination in rules.iter().map(|rule| destination(rule)) {
                         let what = hash(&("egress", &destination));
-                        relays.entry(destination).or_insert_with(|| place(what));
+                        relays.entry(destination).or_insert_with(|| place(&mut taken, what));
                     }
                 }
             }
