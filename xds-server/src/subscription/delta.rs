@@ -43,12 +43,16 @@ enum Step {
     /// Updates with more room for destinations.
     Grow(ResourceType),
     Update(ResourceType),
+    /// That what the client waits for is not there.
+    Miss(ResourceType),
     Remove(ResourceType),
 }
 
 /// Make before break. A listener goes before the one that takes its address comes.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step::Grow(ResourceType::ExtensionConfig),
+    // A cluster without endpoints is warm when it knows that it has none, and holds up every other change until then.
+    Step::Miss(ResourceType::Endpoints),
     Step::Update(ResourceType::Cluster),
     Step::Update(ResourceType::Endpoints),
     Step::Remove(ResourceType::Listener),
@@ -93,6 +97,7 @@ impl Subscription for Delta {
         self.nonce += 1;
         Some(match step {
             Step::Grow(kind) | Step::Update(kind) => self.update(kind),
+            Step::Miss(kind) => self.response(kind, Vec::new(), |ledger, nonce| ledger.send_missing(nonce)),
             Step::Remove(kind) => {
                 self.response(kind, Vec::new(), |ledger, nonce| ledger.send_removals(nonce))
             }
@@ -174,7 +179,7 @@ impl Delta {
             } else {
                 // Also when it is subscribed already: the client may have dropped it and come back.
                 interest.names.insert(name.clone());
-                ledger.doubt(&name, wanted(snapshot, interest, kind, &name));
+                ledger.ask(&name, wanted(snapshot, interest, kind, &name));
             }
         }
         if first {
@@ -195,10 +200,11 @@ impl Delta {
 
     fn is_due(&self, step: Step) -> bool {
         let ledger = |kind| &self.types[kind as usize].ledger;
-        let (Step::Grow(kind) | Step::Update(kind) | Step::Remove(kind)) = step;
+        let (Step::Grow(kind) | Step::Update(kind) | Step::Miss(kind) | Step::Remove(kind)) = step;
         let has_something = match step {
             Step::Grow(_) => ledger(kind).has_growth(),
             Step::Update(_) => ledger(kind).has_updates() || self.types[kind as usize].first_is_due,
+            Step::Miss(_) => ledger(kind).has_missing(),
             Step::Remove(_) => ledger(kind).has_removals(),
         };
         let clusters = ledger(ResourceType::Cluster);
@@ -231,7 +237,11 @@ impl Delta {
             // A changed cluster is a new one to Envoy, and waits for its endpoints.
             let Type { interest, ledger, .. } = &mut self.types[ResourceType::Endpoints as usize];
             for name in resources.iter().map(|r| r.name()).filter(|name| interest.includes(name)) {
-                ledger.doubt(name, wanted(snapshot, interest, ResourceType::Endpoints, name));
+                match wanted(snapshot, interest, ResourceType::Endpoints, name) {
+                    Some(endpoints) => ledger.ask(name, Some(endpoints)),
+                    // It looks names up now.
+                    None => ledger.doubt(name, None),
+                }
             }
         }
         let wire = |resource: &Arc<Resource>| Wire {

@@ -20,6 +20,8 @@ pub(super) struct Ledger {
     growth: BTreeSet<String>,
     /// Resources that the client has to drop.
     removals: BTreeSet<String>,
+    /// Resources of which the client waits to hear, be it that they are not there. All are among the entries.
+    awaited: BTreeSet<String>,
     in_flight: Option<InFlight>,
     /// The nonce of the latest response; `in_flight` until it is answered.
     nonce: String,
@@ -34,6 +36,13 @@ struct Entry {
     /// Of this version; 0 when it is not known.
     room: u32,
     verdict: Verdict,
+}
+
+impl Entry {
+    /// Of something that the client may have, or may not.
+    const fn unknown() -> Self {
+        Self { version: None, room: 0, verdict: Verdict::Pending }
+    }
 }
 
 #[derive(Debug)]
@@ -69,6 +78,7 @@ impl Default for Ledger {
             updates: BTreeSet::new(),
             growth: BTreeSet::new(),
             removals: BTreeSet::new(),
+            awaited: BTreeSet::new(),
             in_flight: None,
             nonce: String::new(),
             batch: usize::MAX,
@@ -92,6 +102,11 @@ impl Ledger {
 
     pub(super) fn has_removals(&self) -> bool {
         !self.removals.is_empty()
+    }
+
+    /// Whether the client waits for something that is not there.
+    pub(super) fn has_missing(&self) -> bool {
+        self.awaited.iter().any(|name| self.removals.contains(name))
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &String> {
@@ -123,6 +138,7 @@ impl Ledger {
 
     /// The client says by itself that it has this.
     pub(super) fn claim(&mut self, name: String, version: Option<Version>) {
+        self.awaited.remove(&name);
         self.entries.insert(name, Entry { version, room: 0, verdict: Verdict::Accepted });
     }
 
@@ -130,15 +146,22 @@ impl Ledger {
     pub(super) fn doubt(&mut self, name: &str, wanted: Option<&Arc<Resource>>) {
         let may_have = |in_flight: &InFlight| in_flight.updates.contains_key(name);
         if self.entries.contains_key(name) || self.in_flight.as_ref().is_some_and(may_have) {
-            self.entries.insert(name.to_owned(), Entry { version: None, room: 0, verdict: Verdict::Pending });
+            self.entries.insert(name.to_owned(), Entry::unknown());
         }
+        self.reconcile(name, wanted);
+    }
+
+    /// The client waits to hear of this: it is sent, or removed even if the client was never told of it.
+    pub(super) fn ask(&mut self, name: &str, wanted: Option<&Arc<Resource>>) {
+        self.entries.insert(name.to_owned(), Entry::unknown());
+        self.awaited.insert(name.to_owned());
         self.reconcile(name, wanted);
     }
 
     /// The client wants no news of this.
     pub(super) fn forget(&mut self, name: &str) {
         self.entries.remove(name);
-        for set in [&mut self.updates, &mut self.growth, &mut self.removals] {
+        for set in [&mut self.updates, &mut self.growth, &mut self.removals, &mut self.awaited] {
             set.remove(name);
         }
     }
@@ -188,6 +211,16 @@ impl Ledger {
         names
     }
 
+    /// All that the client waits for and that is not there. They wait for an answer from now on.
+    pub(super) fn send_missing(&mut self, nonce: u64) -> Vec<String> {
+        let names: Vec<_> = self.awaited.intersection(&self.removals).cloned().collect();
+        for name in &names {
+            self.removals.remove(name);
+        }
+        self.send(nonce, &[], names.clone());
+        names
+    }
+
     /// A response with all resources: everything else is to be dropped. Returns the names of those that the client does
     /// not have yet.
     pub(super) fn send_full(
@@ -213,7 +246,11 @@ impl Ledger {
             self.entries.insert(resource.name().to_owned(), entry);
         }
         for name in &removals {
-            self.entries.insert(name.clone(), Entry { version: None, room: 0, verdict: Verdict::Pending });
+            self.entries.insert(name.clone(), Entry::unknown());
+        }
+        for name in updates.iter().map(|resource| resource.name()).chain(removals.iter().map(String::as_str))
+        {
+            self.awaited.remove(name);
         }
         let updates = updates.iter().map(|r| (r.name().to_owned(), r.version())).collect();
         self.in_flight = Some(InFlight { updates, removals });
@@ -256,8 +293,9 @@ impl Ledger {
     /// The client has these no more.
     pub(super) fn removed(&mut self, names: &[String]) {
         for name in names {
-            // Unless it was sent again in the meantime.
-            if self.entries.get(name).is_some_and(|entry| entry.version.is_none()) {
+            // Unless it was sent again in the meantime, or asked for.
+            let is_gone = self.entries.get(name).is_some_and(|entry| entry.version.is_none());
+            if is_gone && !self.awaited.contains(name) {
                 self.entries.remove(name);
                 self.removals.remove(name);
             }

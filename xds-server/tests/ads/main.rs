@@ -237,6 +237,46 @@ fn a_server_that_restarts_changes_nothing() {
     });
 }
 
+/// A cluster without endpoints and a listener without its filter: as Envoy sees a rule that goes before it asks for those.
+#[test]
+fn what_is_not_there_holds_nothing_up() {
+    with_both("what_is_not_there_holds_nothing_up", |mut rig| {
+        // The other protocol cannot say that there is nothing.
+        if rig.protocol != "delta" {
+            return;
+        }
+        let server = echo_server("one");
+        let (port, other) = (free_port(), free_port());
+        rig.add(Direction::Egress, &format!("tcp:{other}:127.0.0.1:{server}"));
+        rig.apply(&format!("egress/tcp/{other}")).unwrap();
+        rig.connect(other);
+
+        // At its start Envoy waits for less.
+        let name = format!("egress/tcp/{port}");
+        rig.add(Direction::Egress, &format!("tcp:{port}:127.0.0.1:{server}"));
+        let whole = rig.snapshot();
+        let is_there = |kind: ResourceType, resource: &str| {
+            resource != name || matches!(kind, ResourceType::Cluster | ResourceType::Listener)
+        };
+        let part = ResourceType::ALL.into_iter().flat_map(|kind| {
+            let resources = whole.resources(kind).filter(move |r| is_there(kind, r.name()));
+            resources.map(move |r| (ResourceName::new(kind, r.name()), r.body().clone()))
+        });
+        let start = Instant::now();
+        rig.ads.publish(part.collect());
+        let cluster = ResourceName::new(ResourceType::Cluster, &*name);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        rig.runtime.block_on(rig.ads.applied(&[cluster], deadline)).unwrap();
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        // They come all the same.
+        rig.apply(&name).unwrap();
+        for port in [port, other] {
+            assert_eq!(read(&mut rig.connect(port), 3), "one");
+        }
+        rig.assert_log(&[]);
+    });
+}
+
 /// Envoy is ready when it has all listeners and clusters, also when there are none.
 #[test]
 fn without_rules_envoy_is_ready_at_once() {

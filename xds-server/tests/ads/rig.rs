@@ -17,6 +17,7 @@ use xds_server::{
     ads::{Ads, ApplyError, ServeError},
     names::ResolvedNames,
     rules::{Direction, RuleKey, RuleSet, Source},
+    snapshot::Snapshot,
     translate::{AccessLog, Settings, resource_names, translate},
 };
 
@@ -91,8 +92,13 @@ impl Rig {
         self.rules.remove(direction, &rule.parse().unwrap()).unwrap();
     }
 
+    /// What the rules become.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        plain(&translate(&self.rules, &ResolvedNames::default(), &self.settings).unwrap())
+    }
+
     pub(crate) fn publish(&self) {
-        self.ads.publish(plain(&translate(&self.rules, &ResolvedNames::default(), &self.settings).unwrap()));
+        self.ads.publish(self.snapshot());
     }
 
     /// Publishes the rules and waits for what becomes of the resources of one key.

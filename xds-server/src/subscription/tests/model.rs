@@ -47,6 +47,8 @@ pub(super) struct Have {
     /// The versions that it would claim after a reconnect, and their contents (delta).
     versions: BTreeMap<String, (String, String)>,
     names: BTreeSet<String>,
+    /// Names that it has asked for and heard nothing of: a cluster does not go on without (delta).
+    unanswered: BTreeSet<String>,
 }
 
 /// The client's side of a protocol.
@@ -144,6 +146,10 @@ impl Client for DeltaClient {
     type Stream = Delta;
 
     fn connect(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        for have in &mut self.have {
+            let claimed = |name: &&String| have.versions.contains_key(*name);
+            have.unanswered = have.names.iter().filter(|name| !claimed(name)).cloned().collect();
+        }
         ResourceType::ALL
             .map(|kind| DeltaDiscoveryRequest {
                 type_url: kind.type_url().to_owned(),
@@ -164,11 +170,13 @@ impl Client for DeltaClient {
         let wants = |have: &Have, name: &str| kind.is_full_state() || have.names.contains(name);
         for name in &response.removed_resources {
             have.contents.remove(name);
+            have.unanswered.remove(name);
         }
         let mut rejected = false;
         for wire in &response.resources {
             let (name, content) = content(wire.resource.as_ref().unwrap());
             rejected |= is_bad(&content);
+            have.unanswered.remove(&name);
             // Envoy applies the good part of a rejected group.
             if !is_bad(&content) && wants(have, &name) {
                 have.contents.insert(name, content);
@@ -195,7 +203,13 @@ impl Client for DeltaClient {
     }
 
     fn toggle(&mut self, kind: ResourceType, name: &str) -> Option<DeltaDiscoveryRequest> {
-        let subscribed = toggle(&mut self.have[kind as usize], name);
+        let have = &mut self.have[kind as usize];
+        let subscribed = toggle(have, name);
+        if subscribed {
+            have.unanswered.insert(name.to_owned());
+        } else {
+            have.unanswered.remove(name);
+        }
         let mut request =
             DeltaDiscoveryRequest { type_url: kind.type_url().to_owned(), ..Default::default() };
         if subscribed {
@@ -302,6 +316,7 @@ impl<C: Client> Rig<C> {
         let snapshot = publish(&world);
         for (kind, contents) in ResourceType::ALL.into_iter().zip(world) {
             let have = self.client.have(kind);
+            assert_eq!(have.unanswered, BTreeSet::new(), "{kind}");
             for (name, content) in NAMES.into_iter().zip(contents) {
                 let verdict = verdict(&self.stream, &snapshot, kind, name);
                 let has = have.contents.get(name);
