@@ -299,6 +299,9 @@ fn ingress_names_are_looked_up_by_envoy_and_every_address_has_its_share() {
     });
     dns.set("web.test", 1, &[at(1), at(2)]);
     dns.set("udp.test", 1, &[at(1)]);
+    // Of eight addresses one answers.
+    dns.set("many.test", 60, &[11, 12, 13, 14, 15, 16, 17, 1].map(at));
+    dns.set("dead.test", 60, &[at(11)]);
     for (last, name) in [(1, "first"), (2, "second")] {
         let socket = UdpSocket::bind((at(last), port)).expect("a port");
         thread::spawn(move || {
@@ -307,15 +310,23 @@ fn ingress_names_are_looked_up_by_envoy_and_every_address_has_its_share() {
             }
         });
     }
-    let [web, udp] = free_ports();
+    let [web, udp, many, dead] = free_ports();
     let _node = dns
         .node(&products, &own)
         .ingress(format!("tcp:80:web.test:{port}"))
+        .ingress(format!("tcp:81:many.test:{port}"))
+        .ingress(format!("tcp:82:dead.test:{port}"))
+        .egress(format!("tcp:{many}:{}:81", own.v4))
+        .egress(format!("tcp:{dead}:{}:82", own.v4))
         .ingress(format!("udp:53:udp.test:{port}"))
         .egress(format!("tcp:{web}:{}:80", own.v4))
         .egress(format!("udp:{udp}:{}:53", own.v4))
         .start();
     assert_eq!(pages(web, 10, "first"), 5);
+    assert_eq!(pages(many, 4, "first"), 4);
+    let start = Instant::now();
+    assert!(http_get(dead).is_err());
+    assert!(start.elapsed() < Duration::from_secs(3), "turned away after {:?}", start.elapsed());
     assert_eq!(ask(&udp_client(udp)).as_deref(), Some("first"));
     dns.set("web.test", 1, &[at(2)]);
     dns.set("udp.test", 1, &[at(2)]);
