@@ -23,11 +23,24 @@ pub struct DnsServer {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// What becomes of questions for IPv6 addresses.
+#[derive(Clone, Copy, Default)]
+pub enum Ipv6 {
+    /// They are answered.
+    #[default]
+    Answered,
+    /// They are not.
+    Silent,
+    /// They are refused, with this code.
+    Refused(u8),
+}
+
 #[derive(Default)]
 struct State {
     /// Lower-case names without the last dot.
     records: Mutex<BTreeMap<String, (u32, Vec<IpAddr>)>>,
     silent: AtomicBool,
+    ipv6: Mutex<Ipv6>,
     ended: AtomicBool,
     datagrams: AtomicU64,
     connections: AtomicU64,
@@ -79,6 +92,11 @@ impl DnsServer {
     /// Whether it keeps its answers to itself.
     pub fn set_silent(&self, silent: bool) {
         self.state.silent.store(silent, Ordering::Relaxed);
+    }
+
+    /// What becomes of questions for IPv6 addresses from now on.
+    pub fn set_ipv6(&self, ipv6: Ipv6) {
+        *self.state.ipv6.lock().unwrap_or_else(PoisonError::into_inner) = ipv6;
     }
 
     /// Questions that came as datagrams.
@@ -162,7 +180,12 @@ impl State {
         let question = query.get(12..12 + after + 4)?;
         let kind = u16::from_be_bytes([question[after], question[after + 1]]);
         let found = self.records().get(&name).cloned();
-        let code = if found.is_none() { NXDOMAIN } else { 0 };
+        let ipv6 = *self.ipv6.lock().unwrap_or_else(PoisonError::into_inner);
+        let (code, found) = match ipv6 {
+            Ipv6::Silent if kind == AAAA => return None,
+            Ipv6::Refused(code) if kind == AAAA => (code, None),
+            _ => (if found.is_none() { NXDOMAIN } else { 0 }, found),
+        };
         let (ttl, addresses) = found.unwrap_or_default();
         let mut records = Vec::new();
         let mut count = 0u16;

@@ -18,7 +18,7 @@ use xds_server::names::{
 #[allow(dead_code, unreachable_pub, reason = "shared with the end-to-end tests")]
 mod dns;
 
-use dns::DnsServer;
+use dns::{DnsServer, Ipv6};
 
 /// A server, and the source that asks it. The name in errors is the one in the overlay.
 fn server() -> (DnsServer, Source) {
@@ -71,6 +71,32 @@ async fn a_server_that_does_not_answer_fails_the_lookup_in_time() {
     assert_eq!([v4, v6], [failed.clone(), failed]);
     assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
     assert!(server.datagrams() >= 4, "each family is asked for twice");
+}
+
+#[tokio::test]
+async fn a_family_that_is_not_answered_does_not_hold_up_the_other() {
+    let (server, source) = server();
+    server.set("db.example", 300, &addresses(&["100.64.0.2", "fd00::2"]));
+    let lookup = Lookup::new(&source);
+    let v4 = Family::Found { addresses: addresses(&["100.64.0.2"]), ttl: Duration::from_secs(300) };
+    server.set_ipv6(Ipv6::Silent);
+    let start = std::time::Instant::now();
+    let silent = Family::Failed("no answer from 100.64.0.53".to_owned());
+    assert_eq!(lookup.addresses("db.example").await, [v4.clone(), silent]);
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+
+    // SERVFAIL.
+    server.set_ipv6(Ipv6::Refused(2));
+    let [found, failed] = lookup.addresses("db.example").await;
+    assert_eq!(found, v4);
+    assert!(matches!(failed, Family::Failed(_)), "{failed:?}");
+    let (names, task) = Names::new(source);
+    let task = tokio::spawn(task.run());
+    names.want(&BTreeSet::from(["db.example".to_owned()]));
+    assert_eq!(names.tried(Some("db.example"), Duration::from_secs(5)).await, None);
+    assert_eq!(names.resolved().of("db.example"), addresses(&["100.64.0.2"]));
+    assert_eq!(names.status(), "");
+    task.abort();
 }
 
 #[tokio::test]

@@ -28,6 +28,12 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest pause after a failure.
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
+/// When one family has addresses and the other could not be looked up, the name is asked for again after this at most.
+const HALF_TTL: Duration = Duration::from_secs(300);
+
+/// How long addresses of a family that cannot be looked up stay beside fresh ones of the other.
+const KEPT: Duration = Duration::from_secs(3600);
+
 /// What became of the question for one family of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -61,6 +67,8 @@ pub struct Schedule {
 struct Name {
     /// Of each family, as it was found last.
     families: [Vec<IpAddr>; 2],
+    /// When that was.
+    found: [Instant; 2],
     /// Those in use.
     addresses: Vec<IpAddr>,
     /// How many there are beyond those.
@@ -143,7 +151,7 @@ impl Schedule {
             return false;
         }
         let before = std::mem::take(&mut state.addresses);
-        let pause = state.take(answer);
+        let pause = state.take(now, answer);
         let next = now + pause;
         state.next = Some(next);
         self.due.insert((next, question.name.clone()));
@@ -189,6 +197,7 @@ impl Name {
     fn new(now: Instant) -> Self {
         Self {
             families: Default::default(),
+            found: [now; 2],
             addresses: Vec::new(),
             cut: 0,
             failures: 0,
@@ -200,21 +209,28 @@ impl Name {
     }
 
     /// Takes an answer over and says how long it is good for.
-    fn take(&mut self, answer: Answer) -> Duration {
+    fn take(&mut self, now: Instant, answer: Answer) -> Duration {
         self.tried = true;
         let mut ttl = MAX_TTL;
         let mut absent = None;
         let mut failed = None;
         let mut families = self.families.clone();
-        for (family, outcome) in families.iter_mut().zip(answer) {
+        let is_found = answer.iter().any(|outcome| matches!(outcome, Family::Found { .. }));
+        for ((family, found), outcome) in families.iter_mut().zip(&mut self.found).zip(answer) {
             match outcome {
                 Family::Found { addresses, ttl: lives } => {
                     *family = addresses;
+                    *found = now;
                     ttl = ttl.min(lives);
                 }
                 Family::None(reason) => {
                     family.clear();
                     absent = absent.or(Some(reason));
+                }
+                // Some name servers never answer for one family: it has nothing that could be out of date.
+                Family::Failed(_) if is_found && (family.is_empty() || now >= *found + KEPT) => {
+                    family.clear();
+                    ttl = ttl.min(HALF_TTL);
                 }
                 // What was found last stays.
                 Family::Failed(reason) => failed = failed.or(Some(reason)),

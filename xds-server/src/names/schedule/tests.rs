@@ -91,6 +91,37 @@ fn failures_are_repeated_ever_more_slowly_and_take_nothing_away() {
     assert_eq!((db.addresses(), db.trouble()), (vec!["100.64.0.2".to_owned()], String::new()));
 }
 
+/// Some name servers never answer for IPv6.
+#[test]
+fn one_family_is_enough() {
+    let failed = || Family::Failed("server failure".to_owned());
+    let mut db = One::new();
+    assert_eq!(db.answer([found(&["100.64.0.1"], 300), failed()]), (Duration::ZERO, true));
+    assert_eq!((db.addresses(), db.trouble()), (vec!["100.64.0.1".to_owned()], String::new()));
+    assert_eq!(db.answer([found(&["100.64.0.1"], 3600), timeout()]), (S * 300, false));
+    assert_eq!(db.trouble(), "");
+    // The other one may be there again soon.
+    assert_eq!(db.answer([timeout(), found(&["fd00::1"], 60)]), (S * 300, true));
+    // What was found stays for a while, and it is said that it is not fresh.
+    assert_eq!(db.addresses(), ["100.64.0.1", "fd00::1"]);
+    assert!(
+        db.trouble().starts_with("not refreshed: db: no answer, so it stays 100.64.0.1"),
+        "{}",
+        db.trouble()
+    );
+    while db.trouble() != "" {
+        assert!(db.answer([timeout(), found(&["fd00::1"], 60)]).0 <= S * 10);
+        assert_eq!(db.addresses().len(), if db.trouble() == "" { 1 } else { 2 });
+    }
+    assert_eq!(db.addresses(), ["fd00::1"]);
+    assert_eq!(db.answer([timeout(), found(&["fd00::1"], 60)]), (S * 60, false));
+    // With none found, everything stays, for as long as it takes.
+    for _ in 0..1000 {
+        assert!(!db.answer([timeout(), timeout()]).1);
+    }
+    assert_eq!(db.addresses(), ["fd00::1"]);
+}
+
 #[test]
 fn the_addresses_of_a_name_are_bounded() {
     let mut db = One::new();
