@@ -110,3 +110,28 @@ fn one_that_does_not_get_along_with_others_any_more_goes_on_waiting() {
     let page = within(Duration::from_secs(20), "the rule", || http_get(port).ok());
     assert_eq!(page, "served");
 }
+
+#[test]
+fn one_that_comes_with_a_reload_that_also_frees_a_port_waits_and_its_neighbour_serves() {
+    let products = need!(products());
+    let servers = [Server::local(http("served")), Server::local(http("added"))];
+    let identity = Identity::new(1);
+    let port = free_port();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("rules.yaml");
+    let base =
+        format!("egress: ['tcp:{port}:{}:81']\ningress:\n- tcp:81:{}\n", identity.v4, servers[0].address());
+    fs::write(&file, format!("{base}- tcp:82:127.0.0.1:9\n")).expect("written");
+    let rules = format!("--rules={}", file.display());
+    let node = Node::with(&products, &identity).flag(rules).expect_complaint("").start();
+    assert_eq!(http_get(port).expect("a page"), "served");
+
+    fs::write(&file, format!("{base}- {NOWHERE}\n- tcp:81:{}\n", servers[1].address())).expect("written");
+    eventually("the rejected rule to wait", || waits(&node, &format!("ingress {NOWHERE}")));
+    within(Duration::from_secs(20), "the rule beside it", || {
+        (http_get(port).expect("a page") == "added").then_some(())
+    });
+    assert_eq!(node.nexctl_ok(&["proxy", "list"]).lines().count(), 3);
+    assert!(waits(&node, &format!("ingress {NOWHERE}")), "{}", node.nexctl_ok(&["status"]));
+}
+

@@ -78,7 +78,11 @@ impl Changes {
 
     /// Makes these rules the active ones, but for those that cannot be: they wait.
     async fn change_to(&mut self, wanted: RuleSet) {
-        let (had, has) = (self.rules.keys(), wanted.keys());
+        let before = self.rules.clone();
+        if before.iter().eq(wanted.iter()) {
+            return;
+        }
+        let (had, has) = (before.keys(), wanted.keys());
         let gone: Vec<RuleKey> = had.difference(&has).copied().collect();
         if !gone.is_empty() {
             // Before others, which may be on the same port with another address.
@@ -91,17 +95,12 @@ impl Changes {
                 tracing::warn!("removing rules that the rules file has no more: {error}");
             }
         }
-        let unchanged = self.rules.iter().eq(wanted.iter());
         let mut active = wanted;
         for key in has.difference(&had) {
             if let Err(reason) = self.probe.check(*key).await {
                 self.waiting.extend(set_aside(&mut active, *key, &reason.to_string(), |_| false));
             }
         }
-        if unchanged {
-            return;
-        }
-        let before = self.rules.clone();
         self.publish_rules(active);
         if self.has_envoy()
             && let Err(error) = self.settle(RELOAD_LIMIT, &before).await
