@@ -135,3 +135,28 @@ fn one_that_comes_with_a_reload_that_also_frees_a_port_waits_and_its_neighbour_s
     assert!(waits(&node, &format!("ingress {NOWHERE}")), "{}", node.nexctl_ok(&["status"]));
 }
 
+#[test]
+fn a_stored_one_that_a_flag_is_in_the_way_of_comes_when_the_flag_s_is_removed() {
+    let products = need!(products());
+    let server = Server::local(http("served"));
+    let identity = Identity::new(1);
+    let port = free_port();
+    let by_flag = format!("tcp:{port}:100.64.0.9:80,connect-timeout=2s");
+    let rule = format!("tcp:{port}:{}:81,connect-timeout=3s", identity.v4);
+    let mut node = Node::with(&products, &identity)
+        .ingress(format!("tcp:81:{}", server.address()))
+        .egress(&by_flag)
+        .expect_complaint("is not active")
+        .build();
+    fs::create_dir_all(node.state_file().parent().expect("a directory")).expect("made");
+    let stored = format!(r#"{{"proxy-rules-config": {{"egress": ["{rule}"], "ingress": null}}}}"#);
+    fs::write(node.state_file(), stored).expect("written");
+    node.start();
+    let status = node.nexctl_ok(&["status"]);
+    assert_eq!(status.matches(&format!("Not active: --egress {rule}: ")).count(), 1, "{status}");
+    assert!(status.contains("connect-timeout=3s differs from connect-timeout=2s"), "{status}");
+    node.nexctl_ok(&["proxy", "remove", "--egress", &by_flag]);
+    let page = within(Duration::from_secs(20), "the stored rule", || http_get(port).ok());
+    assert_eq!(page, "served");
+    assert!(!node.nexctl_ok(&["status"]).contains("Not active"));
+}

@@ -30,7 +30,7 @@ use crate::{
     control::{server, socket},
     names::{lookup, resolver::Names},
     nexd::{activation::Target, admin::Admin},
-    rules::{Direction, Entry, RuleKey, RuleSet, RuleSetError, Source},
+    rules::{Direction, Entry, RuleKey, RuleSet, Source},
     state::{StateFile, StoredRules},
     translate::{overlay_dns, translate},
 };
@@ -224,9 +224,7 @@ fn merge(
         let key = RuleKey::of(direction, rule);
         let is_new = !rules.contains_key(key);
         if let Err(error) = rules.add(direction, rule.clone(), Source::Stored) {
-            if error != RuleSetError::Duplicate {
-                tracing::warn!("stored {direction} proxy rule {rule} is not active: {error}");
-            }
+            waiting.extend(Waiting::stored(direction, rule, &error));
             continue;
         }
         if is_new && let Err(error) = probe(key) {

@@ -32,6 +32,16 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// A stored rule that does not get along with others: it can be active when these are gone. None when it is active as
+    /// theirs.
+    pub(super) fn stored(direction: Direction, rule: &Rule, error: &RuleSetError) -> Option<Self> {
+        if *error == RuleSetError::Duplicate {
+            return None;
+        }
+        tracing::warn!("stored {direction} proxy rule {rule} is not active: {error}");
+        Some(Self { direction, rule: rule.clone(), source: Source::Stored, reason: error.to_string() })
+    }
+
     pub(super) fn is(&self, direction: Direction, rule: &Rule) -> bool {
         self.direction == direction && self.rule.identity() == rule.identity()
     }

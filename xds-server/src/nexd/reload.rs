@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::{
 use super::{
     activation::Target,
     changes::{Changes, LOOKUP_LIMIT, UNDO_LIMIT},
-    recovery::set_aside,
+    recovery::{Waiting, set_aside},
     view::{Phase, RulesFileView},
 };
 use crate::{
@@ -51,11 +51,13 @@ impl Changes {
         };
         let refused = |error| RulesFileError::content(&path, error).to_string();
         let mut wanted = self.rules.with_file(in_file).map_err(refused)?;
-        // A stored rule that stood in the file too, or did not get along with it, is there without it.
+        // A stored rule that stood in the file too is there without it.
+        let mut conflicting = Vec::new();
         for (direction, rule) in self.stored.iter() {
-            if !self.waiting.iter().any(|waiting| waiting.is(*direction, rule)) {
-                // Refused is what it was before.
-                let _ = wanted.add(*direction, rule.clone(), Source::Stored);
+            if !self.waiting.iter().any(|waiting| waiting.is(*direction, rule))
+                && let Err(error) = wanted.add(*direction, rule.clone(), Source::Stored)
+            {
+                conflicting.extend(Waiting::stored(*direction, rule, &error));
             }
         }
         // No destination is without addresses while one of them gives way to a name.
@@ -68,6 +70,7 @@ impl Changes {
 
         let now = view(&path, &wanted);
         self.waiting.retain(|waiting| waiting.source != Source::File);
+        self.waiting.extend(conflicting);
         self.change_to(wanted).await;
         // Who reads that it applies should find it so.
         tracing::info!("{now}");
