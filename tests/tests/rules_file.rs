@@ -304,6 +304,30 @@ fn a_rule_of_the_file_can_be_removed_until_the_file_is_read_again() {
 }
 
 #[test]
+fn a_file_that_was_refused_applies_when_what_was_in_its_way_is_removed() {
+    let products = need!(products());
+    let server = Server::local(http("from the file"));
+    let identity = Identity::new(1);
+    let port = free_port();
+    let rule = format!("tcp:{port}:{}:81", identity.v4);
+    let base = format!("ingress: ['tcp:81:{}']\n", server.address());
+    let file = File::new(&base);
+    let node = circle(&products, &identity, &file).expect_complaint("nexd::reload").start();
+    node.nexctl_ok(&["proxy", "add", "--egress", &rule]);
+    file.write(&format!("{base}egress: ['{rule}', 'tcp:{}:{}:81']\n", free_port(), identity.v4));
+    eventually("the refusal", || status(&node).contains("it was added with nexctl; delete one of the two"));
+    // A change that does not help is no news.
+    node.nexctl_ok(&["proxy", "add", "--ingress", "tcp:90:127.0.0.1:9"]);
+    assert_eq!(node.log().matches("it was added with nexctl").count(), 1, "{}", node.log());
+
+    node.nexctl_ok(&["proxy", "remove", "--egress", &rule]);
+    eventually("the rules of the file", || status(&node).contains(": 3 rules, read 20"));
+    assert_eq!(http_get(port).expect("a page"), "from the file");
+    assert_eq!(list(&node).len(), 4);
+    assert_eq!(node.stored_rules()["egress"], serde_json::Value::Null);
+}
+
+#[test]
 fn rules_whose_ports_are_taken_wait_and_the_others_apply() {
     let products = need!(products());
     let server = Server::local(http("served"));

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     ads::Ads,
     names::{resolver::Names, schedule::Trouble},
-    rules::{Direction, Rule, RuleKey, RuleSet, RuleSetError, Source},
+    rules::{Direction, Rule, RuleKey, RuleSet, RuleSetError, Source, file::FileRule},
     rules_file::Reading,
     snapshot::Snapshot,
     state::{StateError, StateFile, StoredRules},
@@ -116,6 +116,8 @@ pub struct Changes {
     pub envoys: watch::Receiver<bool>,
     /// What the rules file says, whenever that changes; closed when there is none.
     pub readings: mpsc::Receiver<Reading>,
+    /// The rules of the file when they did not get along with the others.
+    pub refused: Option<Vec<FileRule>>,
 }
 
 impl Changes {
@@ -126,7 +128,10 @@ impl Changes {
         loop {
             tokio::select! {
                 change = changes.recv() => match change {
-                    Some(change) => self.change(change).await,
+                    Some(change) => {
+                        self.change(change).await;
+                        self.reload_refused().await;
+                    }
                     None => return,
                 },
                 Ok(()) = self.envoys.changed() => {

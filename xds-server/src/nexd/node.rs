@@ -130,6 +130,7 @@ pub async fn run(plan: Plan, debug: Debug) -> Result<(), StartError> {
         view: view.clone(),
         envoys: envoys_seen,
         readings,
+        refused: None,
     };
     changes.publish(snapshot);
     changes.show();

@@ -30,19 +30,43 @@ pub(super) fn view(path: &Path, rules: &RuleSet) -> RulesFileView {
 impl Changes {
     /// Takes over what the rules file says. What is wrong with the file as a whole changes nothing and is shown.
     pub(super) async fn reload(&mut self, reading: Reading) {
+        self.refused = None;
         let outcome = match reading {
-            Ok(rules) => self.take_over(&rules).await,
+            Ok(rules) => self.take_over_or_keep(rules).await,
             Err(error) => Err(error.to_string()),
         };
-        if let Err(problem) = &outcome {
-            self.names.want(&self.rules.egress_names());
-            self.view.send_modify(|view| {
-                if let Some(file) = &mut view.rules_file {
-                    file.problem = Some(problem.clone());
+        if let Err(problem) = outcome {
+            self.refuse(problem, true);
+        }
+    }
+
+    /// Tries the rules of a refused file again: the rule that was in their way may be gone.
+    pub(super) async fn reload_refused(&mut self) {
+        if let Some(rules) = self.refused.take()
+            && let Err(problem) = self.take_over_or_keep(rules).await
+        {
+            self.refuse(problem, false);
+        }
+    }
+
+    async fn take_over_or_keep(&mut self, rules: Vec<FileRule>) -> Result<(), String> {
+        let outcome = self.take_over(&rules).await;
+        self.refused = outcome.is_err().then_some(rules);
+        outcome
+    }
+
+    /// Shows what is wrong with the file; in the log too, if it is `news` or another problem than before.
+    fn refuse(&self, problem: String, news: bool) {
+        self.names.want(&self.rules.egress_names());
+        self.view.send_modify(|view| {
+            if let Some(file) = &mut view.rules_file {
+                let is_known = file.problem.as_ref() == Some(&problem);
+                file.problem = Some(problem);
+                if news || !is_known {
                     tracing::warn!("{file}");
                 }
-            });
-        }
+            }
+        });
     }
 
     async fn take_over(&mut self, in_file: &[FileRule]) -> Result<(), String> {
