@@ -44,6 +44,19 @@ fn status_version_and_addresses() {
 }
 
 #[test]
+fn the_status_tells_of_an_envoy_that_does_not_answer() {
+    let products = need!(products());
+    let node = Node::with(&products, &Identity::new(7)).start();
+    let envoy = node.envoy_id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let envoy = envoy.expect("a running Envoy");
+    kill_process(envoy, Signal::STOP).expect("a running process");
+    let status = node.nexctl_ok(&["status"]);
+    kill_process(envoy, Signal::CONT).expect("a running process");
+    assert!(status.contains("Envoy's admin interface does not answer"), "{status}");
+    within(LIMIT, "nothing to say", || (node.nexctl_ok(&["status"]) == "Status: Running\n").then_some(()));
+}
+
+#[test]
 fn peers_of_our_own_are_listed() {
     let products = need!(products());
     let server = Server::local(http("hello"));

@@ -16,7 +16,7 @@ use super::{
     changes::{Change, Operation},
     debug::Debug,
     ping::{self, Family, Wanted},
-    view::View,
+    view::{Phase, View},
 };
 use crate::{
     ads::Ads,
@@ -70,9 +70,17 @@ impl Service {
     }
 
     async fn status(&self) -> String {
-        let status = self.view.borrow().status(self.ads.status().last_nack.as_ref());
-        // No answer says nothing new: that Envoy is not there stands in the view.
-        let failures = self.admin.module_status().await.map(|module| module.failures()).unwrap_or_default();
+        let module = self.admin.module_status().await;
+        let view = self.view.borrow();
+        let failures = match module {
+            Ok(module) => module.failures(),
+            Err(error) if matches!(view.phase, Phase::Running | Phase::Degraded(_)) => format!(
+                "{error}: nobody knows whether clients are served; if it stays so, end Envoy's process, and nexd starts another\n"
+            ),
+            // That Envoy is not there stands in the view.
+            Err(_) => String::new(),
+        };
+        let status = view.status(self.ads.status().last_nack.as_ref());
         format!("{status}{}{failures}{}", self.names.status(), self.refusals)
     }
 
@@ -150,10 +158,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
-    use crate::{
-        control::server::Service as _,
-        nexd::{cli::EnvoyLogLevel, view::Phase},
-    };
+    use crate::{control::server::Service as _, nexd::cli::EnvoyLogLevel};
 
     fn service(capacity: usize) -> (Service, watch::Sender<View>, mpsc::Receiver<Change>) {
         let (view, receiver) = watch::channel(View::default());
@@ -187,8 +192,12 @@ mod tests {
             view.addresses = vec!["fd00::1".parse().unwrap()];
             view.rules = vec!["--egress tcp:1:h:1".to_owned()];
         });
-        assert_eq!(call(&service, Method::Status, ""), Ok("Status: Running\n".to_owned()));
+        // Nobody is at the admin socket here.
+        let status = call(&service, Method::Status, "").unwrap();
+        assert!(status.starts_with("Status: Running\nEnvoy's admin socket: No such file"), "{status}");
         assert_eq!(call(&service, Method::ProxyList, ""), Ok("--egress tcp:1:h:1\n".to_owned()));
+        view.send_modify(|view| view.phase = Phase::Restarting("Envoy ended".to_owned()));
+        assert_eq!(call(&service, Method::Status, ""), Ok("Status: Starting\nEnvoy ended\n".to_owned()));
         assert_eq!(call(&service, Method::GetTunnelIPv4, ""), Ok(String::new()));
         assert_eq!(call(&service, Method::GetTunnelIPv6, ""), Ok("fd00::1".to_owned()));
         assert_eq!(call(&service, Method::Version, ""), Ok("2024.07.23-f9f7919".to_owned()));
