@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     ads::{Ads, Listener, ServeError},
     argv,
-    control::socket::{self, BindError},
+    control::socket::{self, BindError, Owner},
     duration,
     names::{ResolvedNames, lookup, resolver::Names},
     nexd::cli::access_log,
@@ -126,7 +126,7 @@ enum Error {
     RulesFile(#[from] RulesFileError),
     #[error(transparent)]
     Translate(#[from] TranslateError),
-    #[error("--ads-socket: {0}")]
+    #[error(transparent)]
     Socket(#[from] BindError),
     #[error("--ads-listen {address}: {error}")]
     Listen { address: SocketAddr, error: io::Error },
@@ -187,8 +187,9 @@ fn run(arguments: Arguments) -> Result<(), Error> {
         let (listener, address, _socket_file) =
             match (&arguments.address.ads_socket, arguments.address.ads_listen) {
                 (Some(path), _) => {
-                    socket::make_directory(path)?;
-                    let (listener, file) = socket::bind(path).await?;
+                    let owner = Owner { program: "xds-server", flag: "--ads-socket" };
+                    socket::make_directory(path, owner)?;
+                    let (listener, file) = socket::bind(path, owner).await?;
                     (Listener::from(listener), path.display().to_string(), Some(file))
                 }
                 (None, Some(address)) => {

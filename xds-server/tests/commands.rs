@@ -56,7 +56,7 @@ impl Place {
         self.write("envoy", &script, 0o755);
     }
 
-    /// nexd with flags for all its places.
+    /// nexd with flags for all its places, but for those that are given here.
     fn nexd(&self, arguments: &[&str]) -> Outcome {
         let mut command = bare_nexd();
         for (flag, name) in [
@@ -67,7 +67,9 @@ impl Place {
             ("--envoy", "envoy"),
             ("--module-dir", ""),
         ] {
-            command.arg(flag).arg(self.path(name));
+            if !arguments.contains(&flag) {
+                command.arg(flag).arg(self.path(name));
+            }
         }
         run(command.args(arguments))
     }
@@ -194,6 +196,9 @@ fn directories_and_state() {
     fs::create_dir(place.path("run")).unwrap();
     fs::set_permissions(place.path("run"), fs::Permissions::from_mode(0o755)).unwrap();
     refused(&place.nexd(&["proxy"]), 4, &["run has mode 0755", "chmod 700"]);
+
+    let outcome = place.nexd(&["proxy", "--unix-socket", "/proc/nowhere/nexd.sock"]);
+    refused(&outcome, 4, &["socket /proc/nowhere/nexd.sock: ", "choose another path with --unix-socket"]);
 }
 
 #[test]
@@ -244,7 +249,11 @@ fn busy_ports() {
 fn a_second_nexd_is_refused() {
     let place = Place::new();
     let _other = UnixListener::bind(place.path("nexd.sock")).unwrap();
-    refused(&place.nexd(&["proxy"]), 9, &["existing nexd service already running on", "nexd.sock"]);
+    refused(
+        &place.nexd(&["proxy"]),
+        9,
+        &["existing nexd service already running on", "nexd.sock;", "--unix-socket"],
+    );
     assert!(place.path("nexd.sock").exists());
 }
 

@@ -16,8 +16,10 @@ use xds_server::control::{
     client::Client,
     rpc::MAX_REQUEST_BYTES,
     server::{self, Limits, Refusals, Service},
-    socket::{self, BindError, SocketFile},
+    socket::{self, BindError, Owner, SocketFile},
 };
+
+const OWNER: Owner = Owner { program: "nexd", flag: "--unix-socket" };
 
 /// Says what it was asked; refuses to remove anything.
 #[derive(Clone)]
@@ -47,7 +49,7 @@ impl Server {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("nexd.sock");
         let runtime = runtime();
-        let (listener, file) = runtime.block_on(socket::bind(&path)).unwrap();
+        let (listener, file) = runtime.block_on(socket::bind(&path, OWNER)).unwrap();
         let refusals = Arc::<Refusals>::default();
         runtime.spawn(server::serve(listener, Echo, limits, Arc::clone(&refusals)));
         Self { path, refusals, _runtime: runtime, _file: file, _directory: directory }
@@ -200,7 +202,7 @@ fn sockets_are_for_their_owner_alone_and_a_dead_one_is_replaced() {
     let path = directory.path().join("s");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists(), "a dead socket lies there");
-    let (_listener, file) = runtime.block_on(socket::bind(&path)).unwrap();
+    let (_listener, file) = runtime.block_on(socket::bind(&path, OWNER)).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
     assert_eq!(names(directory.path()), ["s"]);
     UnixStream::connect(&path).unwrap();
@@ -211,9 +213,11 @@ fn sockets_are_for_their_owner_alone_and_a_dead_one_is_replaced() {
 #[test]
 fn a_live_socket_is_left_alone() {
     let server = Server::start(Limits::default());
-    let error = runtime().block_on(socket::bind(&server.path)).unwrap_err();
+    let error = runtime().block_on(socket::bind(&server.path, OWNER)).unwrap_err();
     assert!(matches!(error, BindError::Live { .. }));
-    assert!(error.to_string().starts_with("existing nexd service already running on "), "{error}");
+    let said = error.to_string();
+    assert!(said.starts_with("existing nexd service already running on "), "{said}");
+    assert!(said.ends_with("; give this one another path with --unix-socket"), "{said}");
     Client::new(vec![server.path.clone()]).call(Method::Status, "").unwrap();
 }
 
@@ -223,10 +227,10 @@ fn other_things_in_a_sockets_place_are_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
     fs::write(&path, "precious").unwrap();
-    assert!(matches!(runtime.block_on(socket::bind(&path)), Err(BindError::NotASocket { .. })));
+    assert!(matches!(runtime.block_on(socket::bind(&path, OWNER)), Err(BindError::NotASocket { .. })));
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     let long = directory.path().join("x".repeat(100));
-    assert!(matches!(runtime.block_on(socket::bind(&long)), Err(BindError::TooLong { .. })));
+    assert!(matches!(runtime.block_on(socket::bind(&long, OWNER)), Err(BindError::TooLong { .. })));
 }
 
 #[test]
@@ -234,7 +238,7 @@ fn a_socket_file_that_is_not_ours_any_more_stays() {
     let runtime = runtime();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
-    let (listener, file) = runtime.block_on(socket::bind(&path)).unwrap();
+    let (listener, file) = runtime.block_on(socket::bind(&path, OWNER)).unwrap();
     fs::remove_file(&path).unwrap();
     let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
     drop((listener, file));

@@ -126,13 +126,24 @@ fn exit_codes_tell_what_is_wrong() {
     says(on_socket(&["--connect-timeout", "0s"]), (2, "the connect timeout must be more than 0"));
     says(
         run(&["--ads-socket", "/proc/nowhere/ads.sock"]),
-        (4, "--ads-socket: socket /proc/nowhere/ads.sock"),
+        (
+            4,
+            "socket /proc/nowhere/ads.sock: No such file or directory (os error 2); choose another path with --ads-socket",
+        ),
     );
     fs::write(directory.path().join("file"), "").unwrap();
     says(run(&["--ads-socket", path(&directory.path().join("file"))]), (4, "exists and is not a socket"));
 
     let _server = Server::start(&["--ads-socket", socket]);
-    says(on_socket(&[]), (5, "already running"));
+    says(
+        on_socket(&[]),
+        (
+            5,
+            &format!(
+                "existing xds-server service already running on {socket}; give this one another path with --ads-socket"
+            ),
+        ),
+    );
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     says(run(&["--ads-listen", &taken.local_addr().unwrap().to_string()]), (5, "--ads-listen 127.0.0.1:"));
 }

@@ -21,35 +21,55 @@ const DIRECTORY_LIMIT: Duration = Duration::from_secs(2);
 /// A socket is bound in a directory of its own first, as `/.0123abcd/s` below the path's.
 const MAX_DIRECTORY_BYTES: usize = MAX_SOCKET_PATH_BYTES - "/.0123abcd/s".len();
 
+/// Whose socket it is, for errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The program that listens there.
+    pub program: &'static str,
+    /// The flag that says where.
+    pub flag: &'static str,
+}
+
 /// Why a socket is not bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody answers there.
-    #[error("existing nexd service already running on {}", path.display())]
+    /// Somebody answers there. The beginning is upstream's.
+    #[error(
+        "existing {} service already running on {}; give this one another path with {}",
+        owner.program, path.display(), owner.flag
+    )]
     Live {
         /// The socket.
         path: PathBuf,
+        /// Whose it should be.
+        owner: Owner,
     },
     /// Something else has that name.
-    #[error("{} exists and is not a socket: remove it, or choose another path", path.display())]
+    #[error("{} exists and is not a socket: remove it, or choose another path with {}", path.display(), owner.flag)]
     NotASocket {
         /// The path.
         path: PathBuf,
+        /// Whose it should be.
+        owner: Owner,
     },
     /// The system's limit.
     #[error(
-        "the socket path {} is too long: it can have {MAX_SOCKET_PATH_BYTES} bytes, and its directory {MAX_DIRECTORY_BYTES}",
-        path.display()
+        "the socket path {} is too long: it can have {MAX_SOCKET_PATH_BYTES} bytes, and its directory {MAX_DIRECTORY_BYTES}; choose a shorter one with {}",
+        path.display(), owner.flag
     )]
     TooLong {
         /// The path.
         path: PathBuf,
+        /// Whose it should be.
+        owner: Owner,
     },
     /// The system refuses.
-    #[error("socket {}: {error}; choose another path", path.display())]
+    #[error("socket {}: {error}; choose another path with {}", path.display(), owner.flag)]
     Io {
         /// The path.
         path: PathBuf,
+        /// Whose it should be.
+        owner: Owner,
         /// The system's reason.
         error: io::Error,
     },
@@ -83,18 +103,18 @@ impl Drop for SocketFile {
 ///
 /// # Errors
 /// [`BindError::Io`].
-pub fn make_directory(path: &Path) -> Result<(), BindError> {
+pub fn make_directory(path: &Path, owner: Owner) -> Result<(), BindError> {
     let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(parent);
-    made.map_err(|error| BindError::Io { path: path.to_owned(), error })
+    made.map_err(|error| BindError::Io { path: path.to_owned(), owner, error })
 }
 
 /// Binds a socket with mode 0600; a dead one in its place is replaced.
 ///
 /// # Errors
 /// [`BindError`]; what is there stays there.
-pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
-    let io = |error| BindError::Io { path: path.to_owned(), error };
+pub async fn bind(path: &Path, owner: Owner) -> Result<(UnixListener, SocketFile), BindError> {
+    let io = |error| BindError::Io { path: path.to_owned(), owner, error };
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -103,11 +123,11 @@ pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), BindError> 
     let private = directory.join(format!(".{:08x}", std::process::id()));
     let hidden = private.join("s");
     if [path, &hidden].iter().any(|path| path.as_os_str().len() > MAX_SOCKET_PATH_BYTES) {
-        return Err(BindError::TooLong { path: path.to_owned() });
+        return Err(BindError::TooLong { path: path.to_owned(), owner });
     }
     // Two starts at once must not take each other for dead.
     let _turn = lock_directory(directory).await.map_err(io)?;
-    if let Some(error) = occupant(path).await {
+    if let Some(error) = occupant(path, owner).await {
         return Err(error);
     }
     let _ = fs::remove_dir_all(&private);
@@ -137,18 +157,18 @@ pub async fn is_live(path: &Path) -> io::Result<bool> {
 }
 
 /// Why the path cannot be taken.
-async fn occupant(path: &Path) -> Option<BindError> {
-    let io = |error| Some(BindError::Io { path: path.to_owned(), error });
+async fn occupant(path: &Path, owner: Owner) -> Option<BindError> {
+    let io = |error| Some(BindError::Io { path: path.to_owned(), owner, error });
     match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Some(BindError::NotASocket { path: path.to_owned() });
+            return Some(BindError::NotASocket { path: path.to_owned(), owner });
         }
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => return io(error),
     }
     match is_live(path).await {
-        Ok(true) => Some(BindError::Live { path: path.to_owned() }),
+        Ok(true) => Some(BindError::Live { path: path.to_owned(), owner }),
         Ok(false) => None,
         Err(error) => io(error),
     }

@@ -27,7 +27,10 @@ use super::{
 };
 use crate::{
     ads::Ads,
-    control::{server, socket},
+    control::{
+        server,
+        socket::{self, Owner},
+    },
     names::{lookup, resolver::Names},
     nexd::{activation::Target, admin::Admin},
     rules::{Direction, Entry, RuleKey, RuleSet, Source},
@@ -60,8 +63,9 @@ pub async fn run(plan: Plan, debug: Debug) -> Result<(), StartError> {
     }
     let open_files = raise_open_files();
     let mut hangup = signal(SignalKind::hangup()).map_err(StartError::io("signals"))?;
-    socket::make_directory(&plan.socket)?;
-    let (control_listener, control_file) = socket::bind(&plan.socket).await?;
+    let owner = Owner { program: "nexd", flag: "--unix-socket" };
+    socket::make_directory(&plan.socket, owner)?;
+    let (control_listener, control_file) = socket::bind(&plan.socket, owner).await?;
     let (file, stored) = StateFile::open(&plan.state_dir)?;
     let directory = RuntimeDir::open(&plan.settings.runtime_dir)?;
     let admin = Admin::new(directory.admin_socket());
@@ -98,7 +102,8 @@ pub async fn run(plan: Plan, debug: Debug) -> Result<(), StartError> {
     let snapshot = translate(&rules, &names.resolved(), &plan.settings)?;
     let target = Target::all(&snapshot);
     let ads = Ads::new();
-    let (ads_listener, _ads_file) = socket::bind(&directory.ads_socket()).await?;
+    let (ads_listener, _ads_file) =
+        socket::bind(&directory.ads_socket(), Owner { flag: "--runtime-dir", ..owner }).await?;
     let bootstrap = Bootstrap {
         tunnel: &plan.tunnel,
         ads_socket: &directory.ads_socket(),
