@@ -157,7 +157,11 @@ fn bad_rules() {
         refused(&outcome, 2, &[&format!("Failed to add {direction} proxy rule ({rule}): {reason}")]);
     }
     let twice = ["proxy", "--ingress", "tcp:1:h:1", "--ingress", "tcp:1:h:1"];
-    refused(&place.nexd(&twice), 2, &["port already in use by another proxy rule"]);
+    refused(
+        &place.nexd(&twice),
+        2,
+        &["port already in use by another proxy rule (this rule exists already)"],
+    );
 }
 
 #[test]

@@ -19,7 +19,7 @@ use std::{collections::HashMap, fmt, str};
 use serde_saphyr::{Error, MessageFormatter as _, UserMessageFormatter};
 
 use self::document::{Document, Item};
-use super::{Direction, Identity, MAX_RULES, Rule, RuleSet, RuleSetError, Source};
+use super::{Direction, Identity, MAX_RULES, Rule, RuleSet, RuleSetError, Source, set::DUPLICATE};
 
 /// The most bytes of a rules file: room for [`MAX_RULES`] mappings with every option and the longest host names.
 pub const MAX_FILE_BYTES: usize = 4 << 20;
@@ -131,10 +131,8 @@ impl RuleSet {
                         (None, Some(Source::Stored)) => "it was added with nexctl".to_owned(),
                         (None, _) => "it is given as a flag too".to_owned(),
                     };
-                    let reason = format!(
-                        "{direction} proxy rule {rule}: {}: {other}; delete one of the two",
-                        RuleSetError::Duplicate
-                    );
+                    let reason =
+                        format!("{direction} proxy rule {rule}: {DUPLICATE}: {other}; delete one of the two");
                     return Err(ContentError::at(*place, reason));
                 }
                 Err(error) => {

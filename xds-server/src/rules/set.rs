@@ -21,6 +21,9 @@ pub const MAX_RULES: usize = 10_000;
 /// The longest destination host, in bytes: DNS names end at 253, addresses long before.
 pub const MAX_HOST_BYTES: usize = 255;
 
+/// Upstream's words for a rule that is there already.
+pub(super) const DUPLICATE: &str = "port already in use by another proxy rule";
+
 /// Where a rule comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -264,8 +267,8 @@ fn check_egress_host(direction: Direction, rule: &Rule) -> Result<(), RuleSetErr
 /// Why a rule cannot be added or removed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RuleSetError {
-    /// The same rule is in the set. The text is upstream's.
-    #[error("port already in use by another proxy rule")]
+    /// The same rule is in the set. Upstream's text, which says port and means rule.
+    #[error("{DUPLICATE} (this rule exists already)")]
     Duplicate,
     /// The set holds [`MAX_RULES`].
     #[error("too many proxy rules: the limit is {MAX_RULES}")]

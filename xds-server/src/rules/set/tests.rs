@@ -56,7 +56,10 @@ fn a_rule_is_a_duplicate_whatever_its_source() {
             set.add(Direction::Ingress, rule("tcp:80:[h]:80"), first).unwrap();
             let error = set.add(Direction::Ingress, rule("TCP:080:h:80"), second).unwrap_err();
             assert_eq!(error, RuleSetError::Duplicate);
-            assert_eq!(error.to_string(), "port already in use by another proxy rule");
+            assert_eq!(
+                error.to_string(),
+                "port already in use by another proxy rule (this rule exists already)"
+            );
             assert_eq!(set.len(), 1);
         }
     }
