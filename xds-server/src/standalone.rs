@@ -320,7 +320,8 @@ fn ended() -> io::Result<impl Future<Output = ()> + Send> {
 }
 
 fn start_log() {
-    let filter = std::env::var("XDS_SERVER_LOG").unwrap_or_else(|_| "info".to_owned());
+    let filter = std::env::var("XDS_SERVER_LOG").ok().filter(|filter| !filter.is_empty());
+    let filter = filter.unwrap_or_else(|| "info".to_owned());
     // A second log in one process is refused; the first one goes on.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))

@@ -34,7 +34,10 @@ struct Server {
 
 impl Server {
     fn start(arguments: &[&str]) -> Self {
-        let mut process = command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = command(arguments);
+        // Empty is as good as not set.
+        command.env("XDS_SERVER_LOG", "").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
         let mut stdout = BufReader::new(process.stdout.take().unwrap());
         let mut said = Vec::new();
         while !said.last().is_some_and(|line: &String| line.starts_with("Serving")) {
