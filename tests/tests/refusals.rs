@@ -175,6 +175,16 @@ fn check_prints_canonical_rules_and_starts_nothing() {
 }
 
 #[test]
+fn an_access_log_that_cannot_be_written_is_named() {
+    let products = need!(products());
+    let node = lone_node(&products).ingress("tcp:81:127.0.0.1:9");
+    refuses(
+        node.flag("--access-log=/proc/no/x.log"),
+        &["--access-log", "/proc/no/x.log", "No such file", "`off`"],
+    );
+}
+
+#[test]
 fn global_flags_may_stand_on_either_side_of_proxy() {
     let products = need!(products());
     let node = lone_node(&products).build();

@@ -364,3 +364,28 @@ fn the_examples_of_rules_are_good() {
         assert!(outcome.out.lines().count() >= 3, "{}", outcome.out);
     }
 }
+
+#[test]
+fn an_access_log_is_tried_and_none_is_left_behind() {
+    let place = Place::new();
+    let check = |path: &str| {
+        let path = place.path(path);
+        place.nexd(&["proxy", "--check", "--access-log", path.to_str().unwrap()])
+    };
+    refused(&check("nowhere/x.log"), 2, &["--access-log", "nowhere/x.log: No such file", "`off`"]);
+    refused(&check(""), 2, &["--access-log", "Is a directory"]);
+    place.write("there.log", "a line\n", 0o600);
+    for name in ["there.log", "new.log"] {
+        let outcome = check(name);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.error);
+    }
+    assert_eq!(fs::read_to_string(place.path("there.log")).unwrap(), "a line\n");
+    assert!(!place.path("new.log").exists());
+    // Nobody reads it, and Envoy would wait for that.
+    mkfifo(&place, "pipe");
+    assert_eq!(check("pipe").code, Some(0));
+}
+
+fn mkfifo(place: &Place, name: &str) {
+    assert!(Command::new("mkfifo").arg(place.path(name)).status().unwrap().success());
+}

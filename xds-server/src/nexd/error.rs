@@ -71,6 +71,17 @@ pub enum StartError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The access log.
+    #[error(
+        "--access-log {}: {error}; name a file that this user can write, in a directory that is there, or `stdout`, `stderr` or `off`",
+        path.display()
+    )]
+    AccessLog {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        error: io::Error,
+    },
     /// The rules file, or a rule in it.
     #[error("{0}")]
     RulesFile(#[from] RulesFileError),
@@ -123,6 +134,7 @@ impl StartError {
         match self {
             Self::ControlPlane { .. } | Self::NoWgConfig | Self::NoHome { .. } => Exit::Usage,
             Self::Rule { .. } | Self::RulesFile(_) | Self::Translate(_) => Exit::Usage,
+            Self::AccessLog { .. } => Exit::Usage,
             Self::WireGuard(_) => Exit::WireGuard,
             Self::State(StateError::InUse { .. }) => Exit::AlreadyRunning,
             Self::RuntimeDir(RuntimeDirError::InUse { .. }) => Exit::AlreadyRunning,

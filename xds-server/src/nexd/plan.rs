@@ -1,8 +1,16 @@
-//! What is to be run: the command line and the files it names, checked. Nothing is started or changed here.
+//! What is to be run: the command line and the files it names, checked. Nothing is started here, and nothing is changed.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    net::IpAddr,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use envoy_config::{DEFAULT_NETWORK, Limits, NetworkConfig, TunnelConfig};
+use rustix::{fs::OFlags, io::Errno};
 
 use super::{
     cli::Arguments,
@@ -96,7 +104,11 @@ impl Plan {
         runtime_dir::check_length(&runtime_dir)?;
 
         let access_log = match arguments.access_log {
-            AccessLog::File(path) => AccessLog::File(absolute(path)?),
+            AccessLog::File(path) => {
+                let path = absolute(path)?;
+                try_to_append(&path).map_err(|error| StartError::AccessLog { path: path.clone(), error })?;
+                AccessLog::File(path)
+            }
             other => other,
         };
         let settings = Settings {
@@ -147,6 +159,29 @@ fn rules(addresses: Vec<IpAddr>, egress: &[String], ingress: &[String]) -> Resul
         }
     }
     Ok(rules)
+}
+
+/// Whether lines can be appended to a file. One that is not there yet is not there afterwards either.
+fn try_to_append(path: &Path) -> io::Result<()> {
+    let open = |new: bool| {
+        let mut options = OpenOptions::new();
+        // A pipe that nobody reads is not waited for.
+        options.append(true).create_new(new).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
+    };
+    match open(false) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match open(true) {
+                Ok(_) => fs::remove_file(path),
+                // A link to what is not there: Envoy makes that.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                Err(error) => Err(error),
+            }
+        }
+        // Such a pipe, or a socket, as standard error may be here and not in Envoy.
+        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Envoy gets these paths too, and has its own idea of a working directory.
