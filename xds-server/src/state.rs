@@ -124,11 +124,14 @@ impl StateFile {
     }
 
     fn read(&self) -> io::Result<Option<Vec<u8>>> {
-        let file = match File::open(&self.path) {
-            Ok(file) => file,
+        match fs::metadata(&self.path) {
+            Ok(metadata) if metadata.is_file() => {}
+            // Opening a pipe would wait for its writer.
+            Ok(_) => return Err(io::Error::other("it is not a regular file; move it away")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
-        };
+        }
+        let file = File::open(&self.path)?;
         let mut text = Vec::new();
         file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)?;
         if text.len() as u64 > MAX_FILE_BYTES {

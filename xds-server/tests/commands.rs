@@ -389,3 +389,11 @@ fn an_access_log_is_tried_and_none_is_left_behind() {
 fn mkfifo(place: &Place, name: &str) {
     assert!(Command::new("mkfifo").arg(place.path(name)).status().unwrap().success());
 }
+
+#[test]
+fn a_pipe_in_the_place_of_the_state_is_refused() {
+    let place = Place::new();
+    fs::create_dir(place.path("state")).unwrap();
+    mkfifo(&place, "state/state.json");
+    refused(&place.nexd(&["proxy"]), 4, &["state.json", "not a regular file", "move it away"]);
+}
