@@ -6,6 +6,7 @@ use std::{
     os::unix::net::UnixListener,
     process::{Command, Stdio},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -206,4 +207,28 @@ fn completions_offer_what_there_is_and_parse() {
         }
     }
     assert_eq!(nexctl(&["completion", "csh"]).code, Some(2));
+}
+
+#[test]
+fn every_rule_is_tried_when_nobody_reads_what_is_said() {
+    let nexd = Nexd::answering(vec!["Added\n".to_owned(); 3]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nexctl"));
+    command.args(["nexd", "--unix-socket"]).arg(nexd.directory.path().join("s"));
+    command.args(["proxy", "add", "--ingress", "a,b", "--egress=c"]);
+    command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
+    let output = command.spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("Broken pipe"), "{error}");
+    // It waits for what was never asked.
+    let finished = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        nexd.server.is_finished()
+    });
+    assert!(finished, "not every rule was tried");
+    let asked = nexd.server.join().unwrap();
+    let rules: Vec<_> = asked.iter().map(|request| &request["params"][0]).collect();
+    assert_eq!(rules, ["a", "b", "c"]);
 }

@@ -48,12 +48,14 @@ pub(super) fn change(
         return Err(Failure::Usage("No rules provided".to_owned()));
     }
     let mut outcome = Ok(());
+    let mut printed = Ok(());
     for (direction, method, rules) in
         [("ingress", ingress_method, ingress), ("egress", egress_method, egress)]
     {
         for rule in split_values(&rules) {
             match client.call(method, &rule) {
-                Ok(text) => print(&text)?,
+                // Also when nobody reads what is said: who asked for three rules gets three.
+                Ok(text) => printed = printed.and(print(&text)),
                 Err(error) => {
                     complain(&format!("Error {verb} {direction} rule ({rule}): {error}"));
                     outcome = Err(Failure::Shown);
@@ -61,7 +63,7 @@ pub(super) fn change(
             }
         }
     }
-    outcome
+    outcome.and(printed)
 }
 
 #[cfg(test)]
