@@ -397,3 +397,31 @@ fn a_pipe_in_the_place_of_the_state_is_refused() {
     mkfifo(&place, "state/state.json");
     refused(&place.nexd(&["proxy"]), 4, &["state.json", "not a regular file", "move it away"]);
 }
+
+#[test]
+fn a_rule_whose_socket_has_too_long_a_path_is_named() {
+    let place = Place::new();
+    let base = place.directory.path().as_os_str().len() + 1;
+    // As long as rules without an address allow.
+    let run_dir = place.path(&"r".repeat(84 - base));
+    let rule = "tcp:443:127.0.0.1:8443,bind=fd00::1";
+    place.write(
+        "wg0.conf",
+        &format!("[Interface]\nPrivateKey = {KEY}\nAddress = 100.64.0.1/32, fd00::1/128\n"),
+        0o600,
+    );
+    let run_dir = run_dir.to_str().unwrap();
+    let by_flag = place.nexd(&["proxy", "--runtime-dir", run_dir, "--ingress", rule]);
+    refused(&by_flag, 2, &["ingress", rule, "ingress-tcp-443@fd00::1.sock", "--runtime-dir"]);
+    fs::create_dir(place.path("state")).unwrap();
+    let stored = format!(r#"{{"proxy-rules-config":{{"egress":null,"ingress":["{rule}"]}}}}"#);
+    place.write("state/state.json", &stored, 0o600);
+    // As far as it gets with this Envoy.
+    let outcome = place.nexd(&["proxy", "--runtime-dir", run_dir]);
+    refused(&outcome, 8, &["Envoy does not start: the cause"]);
+    assert!(
+        outcome.error.contains(&format!("ingress proxy rule {rule} is not active: its socket ")),
+        "{}",
+        outcome.error
+    );
+}

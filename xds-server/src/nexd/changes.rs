@@ -17,6 +17,7 @@ use super::{
     ports::PortError,
     probe::Probe,
     recovery::Waiting,
+    runtime_dir::{RuntimeDirError, check_socket},
     view::{Phase, View},
 };
 use crate::{
@@ -75,6 +76,9 @@ pub enum ChangeError {
     /// The port cannot be bound.
     #[error(transparent)]
     Port(#[from] PortError),
+    /// Its socket cannot be.
+    #[error(transparent)]
+    Socket(#[from] RuntimeDirError),
     /// Envoy does not follow.
     #[error(transparent)]
     Activation(#[from] ActivationError),
@@ -262,6 +266,7 @@ impl Changes {
             Phase::Starting | Phase::Running | Phase::Degraded(_) => {}
         }
         let key = RuleKey::of(direction, rule);
+        check_socket(&self.settings, key)?;
         if !self.has(key) {
             self.probe.check(key).await?;
         }

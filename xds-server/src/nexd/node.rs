@@ -20,7 +20,7 @@ use super::{
     probe::Probe,
     recovery::{self, Waiting},
     reload,
-    runtime_dir::RuntimeDir,
+    runtime_dir::{RuntimeDir, check_socket},
     service::Service,
     supervisor::Supervisor,
     view::View,
@@ -233,8 +233,12 @@ fn merge(
             waiting.extend(Waiting::stored(direction, rule, &error));
             continue;
         }
-        if is_new && let Err(error) = probe(key) {
-            waiting.extend(recovery::set_aside(&mut rules, key, &error.to_string(), |_| false));
+        if !is_new {
+            continue;
+        }
+        let socket = check_socket(&plan.settings, key).map_err(|error| error.to_string());
+        if let Err(reason) = socket.and_then(|()| probe(key).map_err(|error| error.to_string())) {
+            waiting.extend(recovery::set_aside(&mut rules, key, &reason, |_| false));
         }
     }
     Ok((rules, waiting))

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     argv::split_values,
     names::ResolvedNames,
-    rules::{Direction, RuleSet, Source},
+    rules::{Direction, Entry, RuleKey, RuleSet, Source},
     rules_file::{RulesFile, RulesFileError},
     translate::{AccessLog, Settings, host_has_ipv6, translate},
 };
@@ -121,6 +121,11 @@ impl Plan {
             ipv6: host_has_ipv6(),
             ..Settings::default()
         };
+        for Entry { direction, rule, .. } in rules.iter() {
+            runtime_dir::check_socket(&settings, RuleKey::of(*direction, rule)).map_err(|error| {
+                StartError::Rule { direction: *direction, text: rule.to_string(), reason: error.to_string() }
+            })?;
+        }
         translate(&rules, &ResolvedNames::default(), &settings)?;
         Ok(Self {
             rules,

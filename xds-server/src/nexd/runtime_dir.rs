@@ -14,9 +14,13 @@ use std::{
 use envoy_config::MAX_SOCKET_PATH_BYTES;
 use rustix::fs::OFlags;
 
-use crate::lock::{self, LockError, process};
+use crate::{
+    lock::{self, LockError, process},
+    rules::{Direction, Protocol, RuleKey},
+    translate::Settings,
+};
 
-/// The longest name of a socket in the directory.
+/// The longest name of a socket in the directory, but for those of rules with an address.
 const LONGEST_NAME: &str = "ingress-tcp-65535.sock";
 
 const ADS_SOCKET: &str = "ads.sock";
@@ -33,6 +37,15 @@ pub enum RuntimeDirError {
     )]
     TooLong {
         /// The directory.
+        path: PathBuf,
+    },
+    /// The socket of one rule would be longer than the system's limit.
+    #[error(
+        "its socket {} has a path of {} bytes, and the system's limit is {MAX_SOCKET_PATH_BYTES}; choose a shorter directory with --runtime-dir, or leave bind out",
+        path.display(), path.as_os_str().len()
+    )]
+    LongSocket {
+        /// The socket.
         path: PathBuf,
     },
     /// A symbolic link or a file.
@@ -88,13 +101,29 @@ const fn max_length() -> usize {
     MAX_SOCKET_PATH_BYTES - LONGEST_NAME.len() - 1
 }
 
-/// Whether every socket in the directory has a path within the system's limit.
+/// Whether every socket in the directory has a path within the system's limit, but for those that [`check_socket`] is for.
 ///
 /// # Errors
 /// [`RuntimeDirError::TooLong`].
 pub fn check_length(path: &Path) -> Result<(), RuntimeDirError> {
     if path.as_os_str().len() > max_length() {
         return Err(RuntimeDirError::TooLong { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+/// Whether the socket of a rule, if it has one, has a path within the system's limit. The address that a rule is bound to is part
+/// of its name.
+///
+/// # Errors
+/// [`RuntimeDirError::LongSocket`].
+pub fn check_socket(settings: &Settings, key: RuleKey) -> Result<(), RuntimeDirError> {
+    if (key.direction, key.protocol) != (Direction::Ingress, Protocol::Tcp) {
+        return Ok(());
+    }
+    let path = settings.ingress_socket(key);
+    if path.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
+        return Err(RuntimeDirError::LongSocket { path });
     }
     Ok(())
 }
