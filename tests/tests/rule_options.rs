@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use e2e::{
     Identity, Node, Products, Server, connect, echo, free_port, free_ports, http, http_get, ipv6_loopback,
-    need, products, read_end, silent_udp_socket,
+    need, products, read_end, silent_udp_socket, within,
 };
 
 const OTHER_LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -240,4 +240,23 @@ fn a_connect_timeout_counts_for_its_port_alone() {
     let (ms, s) = (Duration::from_millis, Duration::from_secs);
     assert!((ms(250)..s(2)).contains(&quick_took), "300 ms took {quick_took:?}\n{}", node.log());
     assert!((ms(2500)..s(5)).contains(&slow_took), "3 s took {slow_took:?}\n{}", node.log());
+}
+
+#[test]
+fn a_udp_port_that_envoy_drains_at_another_address_is_said_to_be_free_soon() {
+    let products = need!(products());
+    let identity = Identity::new(1);
+    let port = free_port();
+    let rule = format!("udp:{port}:{}:53", identity.v4);
+    let node = Node::with(&products, &identity).expect_complaint("").start();
+    node.nexctl_ok(&["proxy", "add", "--egress", &rule]);
+    node.nexctl_ok(&["proxy", "remove", "--egress", &rule]);
+    let bound = format!("{rule},bind=127.0.0.1");
+    let (refused, _, error) = node.nexctl(&["proxy", "add", "--egress", &bound]);
+    assert!(!refused.success(), "it is free already");
+    assert!(error.contains("Envoy") && error.contains("try again in"), "{error}");
+    assert!(!error.contains("stop the process"), "{error}");
+    within(Duration::from_secs(20), "the port", || {
+        node.nexctl(&["proxy", "add", "--egress", &bound]).0.success().then_some(())
+    });
 }

@@ -21,6 +21,16 @@ pub enum PortError {
         /// The port and what it is for.
         what: String,
     },
+    /// Envoy has it, and will let go of it.
+    #[error(
+        "{what} is in use by Envoy itself, for flows of a rule that was removed: choose another port, or try again in {seconds} s"
+    )]
+    Draining {
+        /// The port and what it is for.
+        what: String,
+        /// Until it is free.
+        seconds: u64,
+    },
     /// A port below the first that everybody may bind.
     #[error(
         "{what} is not permitted for this user: choose a port from {first}, or allow it with `sysctl net.ipv4.ip_unprivileged_port_start={port}`"

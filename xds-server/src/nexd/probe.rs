@@ -74,7 +74,21 @@ impl Probe {
         if !self.enabled || key.direction != Direction::Egress || self.is_draining(now, key) {
             return Ok(());
         }
-        ports::probe(key, self.ipv6)
+        ports::probe(key, self.ipv6).map_err(|error| match (error, self.drained_in(now, key)) {
+            (PortError::InUse { what }, Some(seconds)) => PortError::Draining { what, seconds },
+            (error, _) => error,
+        })
+    }
+
+    /// How many seconds Envoy may have a UDP port still, for a removed listener at this address or another.
+    fn drained_in(&self, now: Instant, key: RuleKey) -> Option<u64> {
+        if key.protocol != Protocol::Udp {
+            return None;
+        }
+        let removed =
+            self.removed.iter().filter(|(name, _)| has_port(name, key)).map(|(_, removed)| *removed);
+        let left = (removed.max()? + self.drain_time + MARGIN).checked_duration_since(now)?;
+        Some(left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)).filter(|seconds| *seconds > 0)
     }
 
     /// Whether Envoy has the very sockets still, and gives them to the new listener.
@@ -86,11 +100,18 @@ impl Probe {
 
     /// Whether Envoy may be closing a listener with this port.
     fn is_closing(&self, now: Instant, key: RuleKey) -> bool {
-        let anywhere = RuleKey { bind: None, ..key }.to_string();
-        let has_port = |name: &str| name.split('@').next() == Some(anywhere.as_str());
         key.protocol == Protocol::Tcp
-            && self.removed.iter().any(|(name, removed)| now < *removed + CLOSING_LIMIT && has_port(name))
+            && self
+                .removed
+                .iter()
+                .any(|(name, removed)| now < *removed + CLOSING_LIMIT && has_port(name, key))
     }
+}
+
+/// Whether a listener of this name has the port of the key, at whatever address.
+fn has_port(name: &str, key: RuleKey) -> bool {
+    let anywhere = RuleKey { bind: None, ..key }.to_string();
+    name.split('@').next() == Some(anywhere.as_str())
 }
 
 #[cfg(test)]
@@ -139,6 +160,22 @@ mod tests {
         probe.published(now, &with, &without);
         probe.published(now + Duration::from_secs(13), &without, &without);
         assert!(probe.removed.is_empty());
+    }
+
+    #[test]
+    fn a_port_that_envoy_drains_at_another_address_is_free_in_a_while() {
+        let taken = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let rule = format!("udp:{}:100.64.0.2:53", taken.local_addr().unwrap().port());
+        let here = key(&format!("{rule},bind=127.0.0.1"));
+        let now = Instant::now();
+        let mut probe = Probe::new(true, false, Duration::from_secs(10));
+        probe.published(now, &snapshot(&[&rule]), &snapshot(&[]));
+        let error = probe.ask(now + Duration::from_millis(2500), here).unwrap_err().to_string();
+        assert!(error.contains("at 127.0.0.1 is in use by Envoy itself"), "{error}");
+        assert!(error.ends_with("try again in 10 s"), "{error}");
+        // It is somebody else's then.
+        let error = probe.ask(now + Duration::from_secs(13), here).unwrap_err();
+        assert!(matches!(error, PortError::InUse { .. }), "{error}");
     }
 
     /// Envoy lists a removed listener no more before its workers have closed the socket.
