@@ -4,20 +4,21 @@ use crate::deadline;
 use crate::network::{self, Network, Phase};
 use crate::status::{COUNTERS, GAUGES};
 use crate::{admin, driver};
+use driver::StartError;
 use envoy_config::TunnelConfig;
 use envoy_proxy_dynamic_modules_rust_sdk::*;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-const METRICS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often metrics are published, and a network is tried again that could not have its port.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) struct TunnelExtensionConfig {
-    /// Loaded networks, until the server is initialized and their threads take them.
-    prepared: Mutex<Vec<(Arc<Network>, envoy_config::Network)>>,
+    networks: Arc<Mutex<Networks>>,
     metrics: Mutex<Vec<Metrics>>,
-    /// Publishes the metrics.
-    _metrics_timer: Box<dyn EnvoyBootstrapExtensionTimer>,
+    /// Every [`INTERVAL`].
+    _timer: Box<dyn EnvoyBootstrapExtensionTimer>,
     /// For `nexodus.deadline`.
     deadline_timer: Box<dyn EnvoyBootstrapExtensionTimer>,
 }
@@ -33,7 +34,7 @@ impl TunnelExtensionConfig {
         // that comes before its network runs is refused with that reason.
         envoy.signal_init_complete();
         let config = TunnelConfig::from_json(config)?;
-        let mut prepared = Vec::new();
+        let mut networks = Networks::default();
         let mut metrics = Vec::new();
         for network in &config.networks {
             let loaded = network.load()?;
@@ -42,19 +43,19 @@ impl TunnelExtensionConfig {
             }
             let network = Network::register(&loaded)?;
             metrics.push(Metrics::define(envoy, network.clone())?);
-            prepared.push((network, loaded));
+            networks.waiting.push((network, loaded));
         }
-        let metrics_timer = envoy.new_timer();
-        metrics_timer.enable(METRICS_INTERVAL);
+        let timer = envoy.new_timer();
+        timer.enable(INTERVAL);
         deadline::set_main_thread(Some(envoy.new_scheduler()));
         for (path, help, mutates) in admin::PAGES {
             // Refused when there is no admin interface, which is nothing to say.
             let _ = envoy.register_admin_handler(path, help, false, mutates);
         }
         Ok(Self {
-            prepared: Mutex::new(prepared),
+            networks: Arc::new(Mutex::new(networks)),
             metrics: Mutex::new(metrics),
-            _metrics_timer: metrics_timer,
+            _timer: timer,
             deadline_timer: envoy.new_timer(),
         })
     }
@@ -65,10 +66,7 @@ impl BootstrapExtensionConfig for TunnelExtensionConfig {
         &self,
         _envoy: &mut dyn EnvoyBootstrapExtension,
     ) -> Box<dyn BootstrapExtension> {
-        Box::new(TunnelExtension {
-            prepared: std::mem::take(&mut *network::lock(&self.prepared)),
-            threads: Vec::new(),
-        })
+        Box::new(TunnelExtension(self.networks.clone()))
     }
 
     fn on_scheduled(&self, _envoy: &mut dyn EnvoyBootstrapExtensionConfig, _event_id: u64) {
@@ -84,10 +82,14 @@ impl BootstrapExtensionConfig for TunnelExtensionConfig {
             deadline::arm(timer);
             return;
         }
+        let mut networks = network::lock(&self.networks);
+        if networks.initialized {
+            networks.start();
+        }
         for metrics in &mut *network::lock(&self.metrics) {
             metrics.publish(envoy);
         }
-        timer.enable(METRICS_INTERVAL);
+        timer.enable(INTERVAL);
     }
 
     fn on_admin_request(
@@ -107,34 +109,41 @@ impl Drop for TunnelExtensionConfig {
     }
 }
 
-struct TunnelExtension {
-    prepared: Vec<(Arc<Network>, envoy_config::Network)>,
+/// The networks of the configuration, which has a timer, and of the extension, which knows when the server begins and ends. Both are the
+/// main thread's.
+#[derive(Default)]
+struct Networks {
+    /// The server is initialized, and has not ended: sockets may be open.
+    initialized: bool,
+    /// Those that do not run yet.
+    waiting: Vec<(Arc<Network>, envoy_config::Network)>,
     threads: Vec<(Arc<Network>, Vec<JoinHandle<()>>)>,
 }
 
-impl BootstrapExtension for TunnelExtension {
-    // Not called in validate mode: from here on sockets may be open.
-    fn on_server_initialized(&mut self, _envoy: &mut dyn EnvoyBootstrapExtension) {
-        for (network, config) in self.prepared.drain(..) {
+impl Networks {
+    /// Starts those that wait. One that cannot have its port goes on waiting.
+    fn start(&mut self) {
+        for (network, config) in std::mem::take(&mut self.waiting) {
             match driver::start(&network, &config) {
                 Ok(threads) => self.threads.push((network, threads)),
                 Err(error) => {
-                    envoy_log_error!("network {} is not running: {}", network.name, error);
-                    network::lock(&network.status).failure = Some(error.to_string());
+                    let failure = Some(error.to_string());
+                    let before = std::mem::replace(&mut network::lock(&network.status).failure, failure);
+                    if before.is_none() {
+                        envoy_log_error!("network {} is not running: {}", network.name, error);
+                    }
                     network.end(Phase::Failed);
+                    if matches!(error, StartError::Socket { .. }) {
+                        self.waiting.push((network, config));
+                    }
                 }
             }
         }
     }
 
-    fn on_shutdown(&mut self, _envoy: &mut dyn EnvoyBootstrapExtension, completion: CompletionCallback) {
-        self.stop();
-        completion.done();
-    }
-}
-
-impl TunnelExtension {
     fn stop(&mut self) {
+        self.initialized = false;
+        self.waiting.clear();
         for (network, _) in &self.threads {
             network.stop();
         }
@@ -148,9 +157,25 @@ impl TunnelExtension {
     }
 }
 
+struct TunnelExtension(Arc<Mutex<Networks>>);
+
+impl BootstrapExtension for TunnelExtension {
+    // Not called in validate mode.
+    fn on_server_initialized(&mut self, _envoy: &mut dyn EnvoyBootstrapExtension) {
+        let mut networks = network::lock(&self.0);
+        networks.initialized = true;
+        networks.start();
+    }
+
+    fn on_shutdown(&mut self, _envoy: &mut dyn EnvoyBootstrapExtension, completion: CompletionCallback) {
+        network::lock(&self.0).stop();
+        completion.done();
+    }
+}
+
 impl Drop for TunnelExtension {
     fn drop(&mut self) {
-        self.stop();
+        network::lock(&self.0).stop();
     }
 }
 

@@ -31,6 +31,34 @@ fn a_killed_envoy_is_started_again_and_carries_traffic() {
     eventually("status Running", || node.nexctl_ok(&["status"]).contains("Running"));
 }
 
+/// The port is one that the kernel gives to others too.
+#[test]
+fn a_network_waits_for_its_port() {
+    let products = need!(products());
+    let server = Server::local(http("again"));
+    let identity = Identity::new(1);
+    let port = free_port();
+    let node = Node::with(&products, &identity)
+        .ingress(format!("tcp:8080:{}", server.address()))
+        .egress(format!("tcp:{port}:{}:8080", identity.v4))
+        .expect_complaint("nvoy")
+        .expect_complaint("is not running")
+        .start();
+    let first = node.envoy_id().expect("a running Envoy");
+    kill(first, Signal::KILL);
+    let taken = within(Duration::from_secs(5), "the port of the Envoy that has ended", || {
+        std::net::UdpSocket::bind(("0.0.0.0", identity.endpoint.port())).ok()
+    });
+    within(Duration::from_secs(15), "the status to say that the port is taken", || {
+        node.nexctl_ok(&["status"]).contains("cannot be opened").then_some(())
+    });
+    assert!(http_get(port).is_err());
+    drop(taken);
+    within(Duration::from_secs(5), "traffic", || http_get(port).ok());
+    let status = node.nexctl_ok(&["status"]);
+    assert!(!status.contains("not running"), "{status}");
+}
+
 #[test]
 fn sigterm_ends_a_node_within_the_drain_time_although_a_client_stays() {
     let products = need!(products());

@@ -58,7 +58,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error(
-        "UDP port {port} for WireGuard cannot be opened: {source}; choose another listen_port, or free this one"
+        "UDP port {port} for WireGuard cannot be opened: {source}; free it, which is waited for, or choose another listen_port"
     )]
     Socket { port: u16, source: io::Error },
     #[error(transparent)]

@@ -46,6 +46,8 @@ const FIRST_LOOKUPS: Duration = Duration::from_secs(1);
 
 /// How long an Envoy that was left behind may take to end, and how often it is looked for.
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(5);
+/// How long one may take to end by itself.
+const LEFTOVER_GRACE: Duration = Duration::from_millis(500);
 const COUNT: Duration = Duration::from_millis(20);
 
 /// How long the control socket may take for the answers under way when everything else has ended.
@@ -259,8 +261,13 @@ fn raise_open_files() -> u64 {
 /// ends it with nexd, but not one whose binary has capabilities (prctl(2), PR_SET_PDEATHSIG).
 async fn end_leftover(admin: &Admin, socket: &Path) {
     let is_there = async || socket::is_live(socket).await.unwrap_or(false);
-    if !is_there().await {
-        return;
+    // One that the kernel has told to end may need a moment.
+    let deadline = Instant::now() + LEFTOVER_GRACE;
+    while Instant::now() < deadline {
+        if !is_there().await {
+            return;
+        }
+        sleep(COUNT).await;
     }
     tracing::warn!("an Envoy was left behind by a nexd that was killed: ending it");
     if let Err(error) = admin.quit().await {
