@@ -43,6 +43,8 @@ pub(super) struct Relay {
     received: u64,
     /// Envoy's stream has ended.
     read_finished: bool,
+    /// The system has said that nothing comes behind what is there: it will not say so again.
+    ending: bool,
     /// Envoy has closed the socket, and not only ended its stream.
     closed: bool,
 }
@@ -86,13 +88,15 @@ impl Relay {
             write_finished: false,
             received: 0,
             read_finished: false,
+            ending: false,
             closed: false,
         }
     }
 
     /// What the system says about the socket.
     pub(super) fn ready(&mut self, event: &Ready) {
-        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.ending |= event.is_read_closed() || event.is_error();
+        self.readable |= event.is_readable() || self.ending;
         self.closed |= event.is_write_closed();
     }
 
@@ -202,8 +206,8 @@ impl Relay {
             };
             bytes.truncate(read);
             self.received += read as u64;
-            // What has come since is told by the system (edge-triggered).
-            self.readable = end.is_some() || (read as u64) < there;
+            // What has come since is told by the system (edge-triggered), but not what it has told with these bytes.
+            self.readable = self.ending || end.is_some() || (read as u64) < there;
             let taken = if read >= room / 2 {
                 // Mostly full: it goes as it is.
                 stack.send_chunk(now, self.flow, &mut Bytes::from(bytes).into())

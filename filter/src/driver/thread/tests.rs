@@ -159,6 +159,30 @@ fn envoy_sees_a_reset_of_what_comes_from_a_network_that_has_ended() {
     }
 }
 
+/// What Envoy wrote last and its close may be told in one.
+#[test]
+fn an_abort_right_behind_the_last_bytes_is_seen() {
+    let (mut driver, mut poll) = driver("aborted");
+    let path = std::env::temp_dir().join(format!("nexodus-aborted-{}.sock", std::process::id()));
+    let listener = UnixListener::bind(&path).unwrap();
+    let local = SocketAddr::from(([100, 64, 0, 1], 80));
+    driver.relays.set_listeners(BTreeMap::from([(Local { address: None, port: 80 }, path.clone())]));
+    let now = driver.clock.now();
+    let flow = driver.stack.connect(now, DESTINATION.into()).unwrap();
+    driver.incoming(now, flow, local, DESTINATION.into());
+    let (mut stream, _) = listener.accept().unwrap();
+    std::fs::remove_file(path).unwrap();
+    stream.read_exact(&mut [0; 28]).unwrap();
+    stream.write_all(b"cut o").unwrap();
+    drop(stream);
+    let mut events = Events::with_capacity(16);
+    poll.poll(&mut events, None).unwrap();
+    driver.ready(&events);
+    driver.turn().unwrap();
+    assert!(driver.network.links.get(DESTINATION.into(), local).is_none(), "the relay has ended");
+    assert_eq!(driver.stats.resets_out, 1);
+}
+
 #[test]
 fn a_visit_is_declined_when_a_turn_has_left_something() {
     let (mut driver, _poll) = driver("visits");
