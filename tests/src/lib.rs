@@ -46,7 +46,7 @@ pub use place::Place;
 pub use ports::{free_port, free_ports, raise_file_limit, silent_udp_socket};
 pub use process::{Process, memory_kib, run, run_ok};
 pub use server::{Server, echo, http};
-pub use tunnel::Tunnel;
+pub use tunnel::{Tunnel, circle};
 pub use wait::{eventually, within};
 pub use wg_peer::WgPeer;
 

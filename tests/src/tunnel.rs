@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::identity::Identity;
 use crate::needs::Products;
-use crate::node::Node;
+use crate::node::{Node, NodeBuilder};
 use crate::ports::free_port;
 
 /// Two nodes on loopback: a local port, node two's Envoy, the overlay, node one's Envoy, a server.
@@ -46,4 +46,17 @@ impl Tunnel {
     pub fn egress_listener(&self) -> String {
         format!("egress/tcp/{}", self.port)
     }
+}
+
+/// A node that reaches this server by itself: from this port of its host into the overlay, and back at its own address there.
+pub fn circle(
+    products: &Products,
+    identity: &Identity,
+    port: u16,
+    server: SocketAddr,
+) -> NodeBuilder<'static> {
+    let overlay_port = Tunnel::OVERLAY_PORT;
+    Node::with(products, identity)
+        .ingress(format!("tcp:{overlay_port}:{server}"))
+        .egress(format!("tcp:{port}:{}:{overlay_port}", identity.v4))
 }

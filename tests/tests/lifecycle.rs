@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Identity, Node, Process, Server, Tunnel, connect, echo, eventually, free_port, http, http_get, need,
-    products, within,
+    Identity, Node, Process, Server, Tunnel, circle, connect, echo, eventually, free_port, http, http_get,
+    need, products, within,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -15,9 +15,7 @@ fn a_killed_envoy_is_started_again_and_carries_traffic() {
     let server = Server::local(http("again"));
     let identity = Identity::new(1);
     let port = free_port();
-    let mut node = Node::with(&products, &identity)
-        .ingress(format!("tcp:8080:{}", server.address()))
-        .egress(format!("tcp:{port}:{}:8080", identity.v4))
+    let mut node = circle(&products, &identity, port, server.address())
         // nexd says that Envoy ended: somebody should know.
         .expect_complaint("nvoy")
         .start();
@@ -38,9 +36,7 @@ fn a_network_waits_for_its_port() {
     let server = Server::local(http("again"));
     let identity = Identity::new(1);
     let port = free_port();
-    let node = Node::with(&products, &identity)
-        .ingress(format!("tcp:8080:{}", server.address()))
-        .egress(format!("tcp:{port}:{}:8080", identity.v4))
+    let node = circle(&products, &identity, port, server.address())
         .expect_complaint("nvoy")
         .expect_complaint("is not running")
         .start();
@@ -101,10 +97,7 @@ fn a_killed_nexd_leaves_no_envoy_behind_and_can_be_started_again() {
     let server = Server::local(http("after the crash"));
     let identity = Identity::new(1);
     let port = free_port();
-    let mut node = Node::with(&products, &identity)
-        .ingress(format!("tcp:8080:{}", server.address()))
-        .egress(format!("tcp:{port}:{}:8080", identity.v4))
-        .start();
+    let mut node = circle(&products, &identity, port, server.address()).start();
     // Waits for the Envoy too.
     node.stop(Signal::KILL);
     node.start();

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Identity, Namespace, Node, Server, Tunnel, WgPeer, free_port, http, http_get, namespaces, need, products,
-    run_ok, within,
+    Identity, Namespace, Node, Server, Tunnel, WgPeer, circle, free_port, http, http_get, namespaces, need,
+    products, run_ok, within,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -145,9 +145,7 @@ fn debug_is_switched_at_run_time_and_outlives_envoy() {
     let server = Server::local(http("hello"));
     let identity = Identity::new(1);
     let port = free_port();
-    let node = Node::with(&products, &identity)
-        .ingress(format!("tcp:8080:{}", server.address()))
-        .egress(format!("tcp:{port}:{}:8080", identity.v4))
+    let node = circle(&products, &identity, port, server.address())
         // nexd says that Envoy ended: somebody should know.
         .expect_complaint("nvoy")
         .start();
