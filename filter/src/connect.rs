@@ -153,9 +153,9 @@ impl Connect {
             match envoy.io_read(&mut bytes[*received..]) {
                 (IoStatus::Success, count) if count > 0 => *received += count,
                 (IoStatus::Again, _) => return Handshake::Wait,
-                (IoStatus::Success | IoStatus::Error, _) => {
-                    return self.fail(Outcome::NoGreeting);
-                }
+                (IoStatus::Success, _) => return self.fail(Outcome::NoGreeting),
+                // Only a reset drops what was written and not read: the destination's, right behind the greeting.
+                (IoStatus::Error, _) => return self.fail(Outcome::Refused),
             }
         }
         match Greeting::decode(*bytes) {
