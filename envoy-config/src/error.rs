@@ -147,6 +147,20 @@ pub enum Problem {
         /// The address.
         relay: SocketAddr,
     },
+    /// A name of two routes.
+    #[error("{name} is the name of another route already: give each route one of its own")]
+    RepeatedRoute {
+        /// The name.
+        name: Shown,
+    },
+    /// A route's name that is empty or too long.
+    #[error("has {bytes} bytes, give 1 to {limit}")]
+    RouteName {
+        /// Its length.
+        bytes: usize,
+        /// The most.
+        limit: usize,
+    },
     /// An address that other hosts can reach.
     #[error(
         "{address} is not a loopback address, and other hosts could reach it: give one in 127.0.0.0/8, or ::1"

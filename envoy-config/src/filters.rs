@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::tunnel::{default_network, validate_peers};
-use crate::udp::{UdpRelay, check_relays};
+use crate::udp::{UdpRelay, UdpRoute, check_relays, check_routes};
 use crate::{ConfigError, LoadError, LoadedPeers, PeerConfig, Problem, json, network, value};
 
 /// The configuration of the network filter `nexodus.egress`, the last in the internal listener `tunnel/<network>`.
@@ -19,8 +19,11 @@ pub struct EgressConfig {
     /// The network's peers from now on; absent means those it has. An empty list removes them all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peers: Option<Vec<PeerConfig>>,
-    /// What the endpoints of egress UDP clusters stand for. They are here, and not in a filter of the UDP listener, so
-    /// that a changed list of destinations leaves the listener and its sessions alone.
+    /// Where the clients of UDP listeners with `nexodus.udp_egress` get to. They are here, and not in that filter, so that a
+    /// changed list of destinations leaves the listener and its flows alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub udp_routes: Vec<UdpRoute>,
+    /// Loopback addresses that stand for overlay destinations: for `udp_proxy` and local programs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub udp_relays: Vec<UdpRelay>,
 }
@@ -36,6 +39,7 @@ impl EgressConfig {
     /// Checks every rule that needs no file.
     pub fn validate(&self) -> Result<(), ConfigError> {
         check_network(&self.network)?;
+        check_routes(&self.udp_routes)?;
         check_relays(&self.udp_relays)?;
         validate_peers(self.peers.as_deref().unwrap_or_default(), "")
     }

@@ -9,6 +9,7 @@
 //! | `tunnel` | bootstrap extension | [`TunnelConfig`] |
 //! | `nexodus.egress` | network filter | [`EgressConfig`] |
 //! | `nexodus.ingress` | network filter | [`IngressConfig`] |
+//! | `nexodus.udp_egress` | UDP listener filter | [`UdpEgressConfig`] |
 //! | `nexodus.udp_ingress` | UDP listener filter | [`UdpIngressConfig`] |
 //! | `nexodus.deadline` | network filter | [`DeadlineConfig`] |
 //! | `nexodus.connect` | transport socket | [`ConnectConfig`] |
@@ -48,7 +49,10 @@ pub use limits::{
 pub use network::{LoadedPeers, Network, Peer};
 pub use secret_file::FileError;
 pub use tunnel::{NetworkConfig, PeerConfig, TunnelConfig};
-pub use udp::{MAX_RELAY_ADDRESSES, MAX_UDP_RELAYS, UdpIngressConfig, UdpRelay};
+pub use udp::{
+    MAX_NAME_ADDRESSES, MAX_UDP_DESTINATIONS, MAX_UDP_RELAYS, UdpDestination, UdpEgressConfig,
+    UdpIngressConfig, UdpRelay, UdpRoute,
+};
 pub use wg_quick::WgQuick;
 
 /// The name of the network when a configuration names none.

@@ -68,7 +68,15 @@ fn what_may_be_left_out_has_a_default() {
     assert_eq!(config.networks[0].limits, Limits::default());
 
     let config = EgressConfig::from_json(b"").unwrap();
-    assert_eq!(config, EgressConfig { network: "default".to_owned(), peers: None, udp_relays: Vec::new() });
+    assert_eq!(
+        config,
+        EgressConfig {
+            network: "default".to_owned(),
+            peers: None,
+            udp_relays: Vec::new(),
+            udp_routes: Vec::new()
+        }
+    );
     let connect = ConnectConfig { network: "default".to_owned() };
     assert_eq!(ConnectConfig::from_json(b" ").unwrap(), connect);
     let deadline = DeadlineConfig { network: "default".to_owned(), limit_ms: 10_000 };
@@ -246,6 +254,7 @@ fn the_number_of_peers_and_the_size_are_bounded() {
             network: "default".to_owned(),
             peers: Some((0..count).map(peer).collect()),
             udp_relays: Vec::new(),
+            udp_routes: Vec::new(),
         }
     };
     let limit = u32::try_from(MAX_PEERS).unwrap();

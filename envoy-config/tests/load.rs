@@ -184,7 +184,12 @@ fn a_network_belongs_to_the_last_peer_that_names_it() {
         peer(OTHER, &["10.0.0.0/8", "10.0.0.0/8", "fd00::2/128"]),
         peer(&third.to_string(), &["10.1.2.3/8", "100.64.0.3/32", "100.64.0.3/32"]),
     ];
-    let config = EgressConfig { network: "default".to_owned(), peers: Some(peers), udp_relays: Vec::new() };
+    let config = EgressConfig {
+        network: "default".to_owned(),
+        peers: Some(peers),
+        udp_relays: Vec::new(),
+        udp_routes: Vec::new(),
+    };
     let loaded = config.load_peers().unwrap().unwrap();
     let nets = |index: usize| -> Vec<_> {
         loaded.peers[index].allowed_ips.iter().map(ToString::to_string).collect()

@@ -36,7 +36,7 @@ impl EgressFilterConfig {
             }
             network.set_peers(loaded.peers)?;
         }
-        network.set_udp_relays(&config.udp_relays);
+        network.set_udp_destinations(config.udp_routes, config.udp_relays);
         Ok(Self { network })
     }
 }

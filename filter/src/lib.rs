@@ -8,6 +8,7 @@
 //! | `nexodus.deadline` | network filter | closes a connection for which no destination is found in time |
 //! | `nexodus.ingress` | network filter | ties a connection that came out of the overlay to its flow, so that resets travel |
 //! | `nexodus.health` | health checker | opens a connection in the overlay to each endpoint, without a client |
+//! | `nexodus.udp_egress` | terminal UDP listener filter | takes datagrams into UDP flows of the overlay |
 //! | `nexodus.udp_ingress` | UDP listener filter | lets only datagrams out of the overlay through to `udp_proxy` |
 //!
 //! This crate is the only one that touches Envoy, threads, sockets and clocks; [`nexodus_netstack`] and
@@ -88,7 +89,8 @@ fn new_udp_listener_filter_config<EC: EnvoyUdpListenerFilterConfig, ELF: EnvoyUd
 ) -> Option<Box<dyn UdpListenerFilterConfig<ELF>>> {
     match name {
         "nexodus.udp_ingress" => Some(Box::new(accepted(name, udp::UdpIngressFilterConfig::new(config))?)),
-        _ => unknown("UDP listener filter", name, "nexodus.udp_ingress"),
+        "nexodus.udp_egress" => Some(Box::new(accepted(name, udp::UdpEgressFilterConfig::new(config))?)),
+        _ => unknown("UDP listener filter", name, "nexodus.udp_ingress, nexodus.udp_egress"),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Configuration callbacks only *state* here what should be: peers, listening ports. The network thread reads
 //! it when it runs; `envoy --mode validate` never starts one, so nothing is opened there.
 
+mod datagrams;
 mod desired;
 mod endpoints;
 mod links;
@@ -16,8 +17,9 @@ use crate::greeting::Outcome;
 use crate::health::{Check, HealthBoard, SessionId, Wanted};
 use crate::pings::{Echo, Pings, Report, TooMany};
 use crate::status::{Counts, NetworkStatus};
-pub(crate) use desired::{Desired, OwnPeer, Placed, RelayTo, listener};
-use envoy_config::PublicKey;
+pub(crate) use datagrams::{Client, Entrance, Inbound};
+pub(crate) use desired::{Desired, OwnPeer, Placed, listener};
+use envoy_config::{Destination, PublicKey};
 pub(crate) use links::Links;
 use nexodus_netstack::AllowedIps;
 use placement::Placement;
@@ -72,6 +74,8 @@ pub(crate) struct Network {
     /// The network thread's sockets towards Envoy's UDP ingress listeners.
     udp_sources: RwLock<HashSet<SocketAddr>>,
     foreign_datagrams: AtomicU64,
+    inbound: Mutex<Inbound>,
+    inbound_full: AtomicU64,
     refused_names: AtomicU64,
     found_names: Mutex<Vec<FoundName>>,
     pings: Mutex<Pings>,
@@ -97,6 +101,8 @@ impl Network {
             links: Links::default(),
             udp_sources: RwLock::default(),
             foreign_datagrams: AtomicU64::new(0),
+            inbound: Mutex::default(),
+            inbound_full: AtomicU64::new(0),
             refused_names: AtomicU64::new(0),
             found_names: Mutex::default(),
             pings: Mutex::default(),
@@ -237,6 +243,7 @@ impl Network {
         let (health_checks, health_checks_failed) = self.health.counts();
         status.counts.push(Counts {
             udp_foreign: self.foreign_datagrams.load(Ordering::Relaxed),
+            udp_inbound_full: self.inbound_full.load(Ordering::Relaxed),
             names_refused: self.refused_names.load(Ordering::Relaxed),
             pings_refused: lock(&self.pings).refused(),
             health_checks,
@@ -309,10 +316,10 @@ impl Network {
     }
 }
 
-/// What a name was found to stand for, for a client of a UDP relay.
+/// What a name was found to stand for, for a client that has no UDP flow yet.
 pub(crate) struct FoundName {
-    pub(crate) relay: SocketAddr,
-    pub(crate) client: SocketAddr,
+    pub(crate) client: Client,
+    pub(crate) name: Arc<Destination>,
     pub(crate) addresses: Vec<SocketAddr>,
 }
 

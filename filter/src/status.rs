@@ -58,6 +58,8 @@ pub(crate) struct Counts {
     pub(crate) udp: UdpStats,
     /// Datagrams for UDP ingress listeners that did not come out of the overlay.
     pub(crate) udp_foreign: u64,
+    /// Clients' datagrams for which the queue towards the network thread had no room.
+    pub(crate) udp_inbound_full: u64,
     /// Destinations of static configurations whose names were not looked up: too many waited for that.
     pub(crate) names_refused: u64,
     /// Health checks of overlay destinations that ended.
@@ -187,7 +189,9 @@ pub(crate) const COUNTERS: &[Named] = &[
     ("udp_refused", |c| c.udp.refused),
     ("udp_not_delivered", |c| c.udp.not_delivered),
     ("udp_socket_errors", |c| c.udp.socket_errors),
+    ("udp_direct_full", |c| c.udp.direct_full),
     ("udp_foreign", |c| c.udp_foreign),
+    ("drop_udp_inbound_full", |c| c.udp_inbound_full),
     ("names_refused", |c| c.names_refused),
     ("pings_refused", |c| c.pings_refused),
 ];
@@ -199,6 +203,7 @@ pub(crate) const GAUGES: &[Named] = &[
     ("time_wait", |c| c.stack.time_wait as u64),
     ("buffer_bytes", |c| c.stack.buffer_bytes as u64),
     ("udp_flows", |c| c.stack.udp_flows as u64),
+    ("udp_direct", |c| c.udp.direct as u64),
     ("reassembly_bytes", |c| c.stack.reassembly_bytes as u64),
 ];
 

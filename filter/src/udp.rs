@@ -1,61 +1,19 @@
-//! `nexodus.udp_ingress`: the UDP listener filter in front of `udp_proxy` in listeners for the overlay's callers.
-//!
-//! `udp_proxy` speaks to sockets only, so the network thread has loopback sockets (`driver::udp_proxy`). This filter tells
-//! it which port of the overlay its listener stands for, and lets nobody else in.
+//! The UDP listener filters.
 
-use crate::network::{self, Network};
-use envoy_config::UdpIngressConfig;
-use envoy_proxy_dynamic_modules_rust_sdk::abi::envoy_dynamic_module_type_on_udp_listener_filter_status as Status;
-use envoy_proxy_dynamic_modules_rust_sdk::*;
-use nexodus_netstack::Local;
+mod egress;
+mod ingress;
+
+use envoy_proxy_dynamic_modules_rust_sdk::EnvoyUdpListenerFilter;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-pub(crate) struct UdpIngressFilterConfig {
-    network: Arc<Network>,
-    local: Local,
-    generation: u64,
+pub(crate) use egress::UdpEgressFilterConfig;
+pub(crate) use ingress::UdpIngressFilterConfig;
+
+/// Where the datagram came from.
+fn peer(envoy: &impl EnvoyUdpListenerFilter) -> Option<SocketAddr> {
+    socket_address(envoy.get_peer_address()?)
 }
 
-impl UdpIngressFilterConfig {
-    /// Parses the configuration and makes its port a listening one in the overlay.
-    pub(crate) fn new(config: &[u8]) -> Result<Self, Box<dyn std::error::Error>> {
-        let config = UdpIngressConfig::from_json(config)?;
-        let network = Network::find(&config.network)?;
-        let generation = network::unique();
-        let local = network.local(config.address, config.port)?;
-        network.set_udp_listener(local, config.listener, generation);
-        Ok(Self { network, local, generation })
-    }
-}
-
-impl Drop for UdpIngressFilterConfig {
-    fn drop(&mut self) {
-        self.network.remove_udp_listener(self.local, self.generation);
-    }
-}
-
-impl<ELF: EnvoyUdpListenerFilter> UdpListenerFilterConfig<ELF> for UdpIngressFilterConfig {
-    fn new_udp_listener_filter(&self, _envoy: &mut ELF) -> Box<dyn UdpListenerFilter<ELF>> {
-        Box::new(OverlayOnly { network: self.network.clone() })
-    }
-}
-
-/// Any local process can send to a loopback listener; only what came out of the overlay goes on.
-struct OverlayOnly {
-    network: Arc<Network>,
-}
-
-impl<ELF: EnvoyUdpListenerFilter> UdpListenerFilter<ELF> for OverlayOnly {
-    fn on_data(&mut self, envoy: &mut ELF) -> Status {
-        let peer = envoy.get_peer_address().and_then(|(address, port)| {
-            Some(SocketAddr::new(address.parse().ok()?, u16::try_from(port).ok()?))
-        });
-        if peer.is_some_and(|peer| self.network.is_udp_source(peer)) {
-            Status::Continue
-        } else {
-            self.network.count_foreign_datagram();
-            Status::StopIteration
-        }
-    }
+fn socket_address((address, port): (String, u32)) -> Option<SocketAddr> {
+    Some(SocketAddr::new(address.parse().ok()?, u16::try_from(port).ok()?))
 }

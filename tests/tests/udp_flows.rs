@@ -20,6 +20,8 @@ struct Pair {
     ingress: Node<'static>,
     egress: Node<'static>,
     port: u16,
+    /// Of the first node, in the overlay.
+    address: Ipv4Addr,
 }
 
 impl Pair {
@@ -33,7 +35,11 @@ impl Pair {
         ingress.launch();
         egress.start();
         ingress.wait_ready();
-        Pair { ingress, egress, port }
+        Pair { ingress, egress, port, address: one.v4 }
+    }
+
+    fn egress_rule(&self) -> String {
+        format!("udp:{}:{}:53", self.port, self.address)
     }
 
     fn client(&self) -> UdpClient {
@@ -145,18 +151,79 @@ fn a_dead_local_destination_is_reached_by_its_old_client_when_it_comes_back() {
 }
 
 #[test]
+fn a_busy_client_goes_past_envoy_and_a_calm_one_does_not() {
+    let products = need!(products());
+    let server = UdpServer::mirror();
+    let pair = Pair::to(&products, server.address(), [&[IDLE], &[IDLE]]);
+    let rule = pair.egress_rule();
+    let clients = [pair.client(), pair.client()];
+    let [busy, calm] = &clients;
+    let ask = |client: &UdpClient| client.ask_text(b"?").expect("an answer");
+    let before = [ask(busy), ask(calm)];
+    within(Duration::from_secs(10), "a socket of its own", || {
+        for _ in 0..200 {
+            busy.send(b"of many").expect("sent");
+        }
+        (0..200).take_while(|_| busy.receive().is_ok()).for_each(drop);
+        (pair.egress.number("udp_direct") == 1).then_some(())
+    });
+    // A slow machine may have lost some of them; what comes now is of the same flow.
+    let [busy, calm] = clients.map(|client| client.patience(Duration::from_millis(500)));
+    while busy.receive().is_ok() {}
+    assert_eq!([ask(&busy), ask(&calm)], before);
+    assert_eq!(pair.egress.number("udp_flows"), 2);
+
+    // With the flow the socket ends, and Envoy has the client again.
+    sleep(LONG_GAP);
+    assert_ne!(ask(&busy), before[0]);
+    reaches(&pair.egress, "udp_idle", 2, || drop(calm.ask(b"?")));
+    eventually("no socket of its own", || {
+        let _ = calm.ask(b"?");
+        pair.egress.number("udp_direct") == 0
+    });
+    // With the rule everything ends.
+    pair.egress.nexctl_ok(&["proxy", "remove", "--egress", &rule]);
+    for client in [&busy, &calm] {
+        eventually("the port to be closed", || {
+            client.ask(b"?").is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        });
+    }
+}
+
+#[test]
+fn a_removed_rule_ends_the_flow_of_a_busy_client() {
+    let products = need!(products());
+    let server = UdpServer::mirror();
+    let pair = Pair::to(&products, server.address(), [&[], &[]]);
+    let client = pair.client().patience(Duration::from_millis(200));
+    within(Duration::from_secs(10), "a socket of its own", || {
+        for _ in 0..200 {
+            client.send(b"of many").expect("sent");
+        }
+        while client.receive().is_ok() {}
+        (pair.egress.number("udp_direct") == 1).then_some(())
+    });
+    pair.egress.nexctl_ok(&["proxy", "remove", "--egress", &pair.egress_rule()]);
+    eventually("the port to be closed", || {
+        client.ask(b"?").is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
+    assert_eq!((pair.egress.number("udp_direct"), pair.egress.number("udp_flows")), (0, 0));
+}
+
+/// The address of a listener.
+fn listener(node: &Node, name: &str) -> SocketAddr {
+    let listeners = node.admin().get("/listeners").expect("Envoy answers");
+    let address = listeners.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("::"));
+    address.expect("the listener's address").parse().expect("an address")
+}
+
+#[test]
 fn a_foreign_process_gets_nothing_through_the_ingress_listener_on_loopback() {
     let products = need!(products());
     let server = UdpServer::echo("private ");
     let identity = Identity::new(1);
     let node = Node::with(&products, &identity).ingress(format!("udp:53:{}", server.address())).start();
-    let listeners = node.admin().get("/listeners").expect("Envoy answers");
-    let listener: SocketAddr = listeners
-        .lines()
-        .find_map(|line| line.strip_prefix("ingress/udp/53::"))
-        .expect("the listener's address")
-        .parse()
-        .expect("an address");
+    let listener = listener(&node, "ingress/udp/53");
     assert!(listener.ip().is_loopback(), "{listener} can be reached by other hosts");
     let stranger = UdpClient::of(listener).patience(Duration::from_millis(300));
     stranger.ask(b"let me in").expect_err("a stranger got an answer");
@@ -167,64 +234,18 @@ fn a_foreign_process_gets_nothing_through_the_ingress_listener_on_loopback() {
     });
 }
 
-/// The one endpoint of an egress port.
-fn relay(node: &Node, port: u16) -> SocketAddr {
-    let clusters = node.admin().get("/clusters").expect("Envoy answers");
-    let relays: Vec<SocketAddr> = clusters
-        .lines()
-        .filter_map(|line| line.strip_prefix(&format!("egress/udp/{port}::"))?.split_once("::cx_active"))
-        .map(|(address, _)| address.parse().expect("an address"))
-        .collect();
-    let [relay] = relays[..] else { panic!("not one endpoint for one destination: {clusters}") };
-    relay
-}
-
-/// Envoy binds the port of an egress rule at every address, also at the one where it meets the module.
+/// Envoy binds the port of an egress rule at every address, also at the one where ingress listeners meet the module.
 #[test]
-fn a_rule_may_have_the_port_of_another_destinations_relay() {
+fn an_egress_rule_may_have_the_port_of_an_ingress_rules_listener() {
     let products = need!(products());
-    let [first, second] = ["first ", "second "].map(UdpServer::echo);
+    let server = UdpServer::echo("got ");
     let identity = Identity::new(1);
-    let port = free_port();
-    // Nobody else has these ports in the overlay: nodes of other tests would have relays with the same ports on this host.
-    let builder = || {
-        Node::with(&products, &identity)
-            .ingress(format!("udp:5301:{}", first.address()))
-            .ingress(format!("udp:5302:{}", second.address()))
-            .egress(format!("udp:{port}:{}:5301", identity.v4))
-    };
-    let taken = relay(&builder().start(), port).port();
-    let node = builder().egress(format!("udp:{taken}:{}:5302", identity.v4)).start();
-    assert_ne!(relay(&node, port).port(), taken);
-    for (port, answer) in [(port, "first hello"), (taken, "second hello")] {
-        let client = UdpClient::of((Ipv4Addr::LOCALHOST, port));
-        assert_eq!(client.ask_text(b"hello").expect("an answer"), answer);
-    }
-}
-
-#[test]
-fn a_foreign_process_reaches_through_an_egress_relay_what_the_listener_reaches_and_no_more() {
-    let products = need!(products());
-    let server = UdpServer::echo("public ");
-    let identity = Identity::new(1);
-    let port = free_port();
-    let rule = format!("udp:{port}:{}:53", identity.v4);
-    let node = Node::with(&products, &identity)
-        .ingress(format!("udp:53:{}", server.address()))
-        .ingress(format!("udp:54:{}", server.address()))
-        .egress(rule.clone())
-        .start();
-    let relay = relay(&node, port);
-    assert!(relay.ip().is_loopback(), "{relay} can be reached by other hosts");
-    let ask = |to: SocketAddr| UdpClient::of(to).ask_text(b"hello").expect("an answer");
-    // Whatever it sends goes to the one destination of the rule; nothing in a datagram chooses another.
-    assert_eq!(ask(relay), ask((Ipv4Addr::LOCALHOST, port).into()));
-    // With the rule the relay goes too.
-    node.nexctl_ok(&["proxy", "remove", "--egress", &rule]);
-    let stranger = UdpClient::of(relay).patience(Duration::from_millis(200));
-    eventually("the relay to be closed", || {
-        stranger.ask(b"?").is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
-    });
+    let ingress = || Node::with(&products, &identity).ingress(format!("udp:5301:{}", server.address()));
+    let taken = listener(&ingress().start(), "ingress/udp/5301").port();
+    let node = ingress().egress(format!("udp:{taken}:{}:5301", identity.v4)).start();
+    assert_ne!(listener(&node, "ingress/udp/5301").port(), taken);
+    let client = UdpClient::of((Ipv4Addr::LOCALHOST, taken));
+    assert_eq!(client.ask_text(b"hello").expect("an answer"), "got hello");
 }
 
 #[test]

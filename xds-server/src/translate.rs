@@ -2,14 +2,15 @@
 //!
 //! All rules with one [`RuleKey`] become one listener, one cluster with that name, the cluster's endpoints, and for TCP
 //! the configuration of the listener's `tcp_proxy`. The destinations are the endpoints, in the order in which their rules
-//! were added. Whatever the rules are, there is the internal listener `tunnel/<network>` with its configuration, so the
+//! were added. UDP on the egress side has no cluster: its destinations are in the network's configuration (see
+//! `translate::udp`). Whatever the rules are, there is the internal listener `tunnel/<network>` with its configuration, so the
 //! network has its peers before the first rule.
 //!
 //! **What depends on the number of destinations.** Adding a destination must not cut live connections, and Envoy closes
 //! the connections of a listener whose filter chain changes (after `--drain-time-s`). So nothing in a listener depends
 //! on the destinations, and nothing in a cluster, unless one of them is a hostname on the ingress side, which Envoy looks up:
 //! * the destinations themselves arrive as endpoints (EDS), with their weights; an egress hostname is as many as it has
-//!   addresses, for UDP one, whose addresses the network's configuration has;
+//!   addresses;
 //! * outlier detection is the same for every number of hosts (see `translate::cluster`);
 //! * `max_connect_attempts` does depend on it, so each listener has its `tcp_proxy` by extension discovery (ECDS),
 //!   under the listener's name: an update counts for new connections, live ones keep what they have.
@@ -156,7 +157,12 @@ pub fn translate(
 
     let tunnel = settings.tunnel_name();
     let loopback = udp::Loopback::new(rules, settings);
-    add(ResourceType::ExtensionConfig, &tunnel, listener::tunnel_filter(settings, loopback.relays(names))?);
+    let routes = udp::routes(rules, names);
+    add(
+        ResourceType::ExtensionConfig,
+        &tunnel,
+        listener::tunnel_filter(settings, routes, loopback.relays())?,
+    );
     add(ResourceType::Listener, &tunnel, content(listener::tunnel(settings)));
     for OverlayServer { server, relay } in loopback.dns() {
         let name = dns::name(server);
@@ -172,10 +178,13 @@ pub fn translate(
             }
             Protocol::Udp => {
                 add(ResourceType::Listener, &name, content(loopback.listener(key, settings)?));
+                if udp::is_route(key) {
+                    continue;
+                }
             }
         }
-        add(ResourceType::Cluster, &name, content(cluster::cluster(key, &rules, names, settings, &loopback)));
-        if let Some(endpoints) = cluster::endpoints(key, &rules, names, settings, &loopback) {
+        add(ResourceType::Cluster, &name, content(cluster::cluster(key, &rules, names, settings)));
+        if let Some(endpoints) = cluster::endpoints(key, &rules, names, settings) {
             add(ResourceType::Endpoints, &name, content(endpoints));
         }
     }
@@ -183,10 +192,14 @@ pub fn translate(
 }
 
 /// The resources that carry the rules of one key: what to wait for with [`crate::ads::Ads::applied`] after the rules
-/// changed. A cluster of hostnames has no endpoints resource; waiting for it is no harm.
+/// changed. Some keys have fewer; waiting for what is not there is no harm.
 #[must_use]
-pub fn resource_names(key: RuleKey) -> Vec<ResourceName> {
-    ResourceType::ALL.map(|kind| ResourceName::new(kind, key.to_string())).to_vec()
+pub fn resource_names(key: RuleKey, settings: &Settings) -> Vec<ResourceName> {
+    let mut names = ResourceType::ALL.map(|kind| ResourceName::new(kind, key.to_string())).to_vec();
+    if udp::is_route(key) {
+        names.push(ResourceName::new(ResourceType::ExtensionConfig, settings.tunnel_name()));
+    }
+    names
 }
 
 /// Whether this host can bind `[::]`: what [`Settings::ipv6`] should be when Envoy runs here.

@@ -6,6 +6,7 @@
 
 mod checks;
 mod clock;
+mod datagrams;
 mod egress;
 mod held;
 mod ingress;
@@ -15,7 +16,6 @@ mod proxy_protocol;
 mod steering;
 mod thread;
 mod udp;
-mod udp_proxy;
 
 use crate::flow::Flow;
 use crate::greeting::Outcome;
@@ -23,6 +23,8 @@ use crate::health::{Check, Wanted};
 use crate::network::{self, Network, Placed, Shard};
 use crate::status::{Counts, PeerStatus, ShardStatus, ThreadStats};
 use clock::Clock;
+use datagrams::Datagrams;
+pub(crate) use datagrams::UdpStats;
 use envoy_config::{Endpoint, Peer};
 use envoy_proxy_dynamic_modules_rust_sdk::*;
 use mio::{Events, Registry, Token};
@@ -34,8 +36,6 @@ use std::sync::Arc;
 use std::time::Duration;
 pub(crate) use thread::start;
 use udp::Socket;
-use udp_proxy::UdpProxy;
-pub(crate) use udp_proxy::UdpStats;
 
 const WAKER: Token = Token(0);
 const UDP: Token = Token(1);
@@ -81,7 +81,7 @@ struct Driver {
     attempts: egress::Attempts,
     relays: ingress::Relays,
     checks: checks::Checks,
-    udp: UdpProxy,
+    udp: Datagrams,
     pings: pings::Pings,
     udp_stats: UdpStats,
     work: VecDeque<Arc<Flow>>,
@@ -118,7 +118,7 @@ impl Driver {
         more |= self.udp_to_overlay(now);
         self.stack.handle_timeout(now);
         more |= self.dispatch(now);
-        more |= self.udp_to_envoy();
+        more |= self.udp_from_overlay();
         more |= self.transmit(now);
         self.hand_over();
         self.publish_status(now);
@@ -166,7 +166,7 @@ impl Driver {
     fn apply_changes(&mut self, now: Instant) {
         let Some(desired) = self.network.take_changes(&self.shard) else { return };
         if self.is_first() {
-            self.udp.apply(now, &desired, &self.registry, &mut self.stack, &mut self.udp_stats);
+            self.apply_udp(now, &desired);
         }
         if !Arc::ptr_eq(&desired.peers, &self.peers) {
             match self.stack.set_peers(now, peer_configs(&desired.peers, self.shard.index)) {
@@ -303,7 +303,7 @@ impl Driver {
             counts: Counts {
                 stack: *self.stack.stats(),
                 thread: self.stats,
-                udp: self.udp_stats,
+                udp: UdpStats { direct: self.udp.direct(), ..self.udp_stats },
                 ..Counts::default()
             },
         };

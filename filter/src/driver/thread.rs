@@ -6,7 +6,7 @@
 
 use super::udp::Bound;
 use super::{
-    AT_ONCE, Driver, Shard, Socket, StartError, UDP, UdpProxy, UdpStats, WAKER, checks, clock, egress,
+    AT_ONCE, Datagrams, Driver, Shard, Socket, StartError, UDP, UdpStats, WAKER, checks, clock, egress,
     ingress, path_mtu, peer_configs, pings,
 };
 use crate::network::{self, Network, Phase};
@@ -114,7 +114,7 @@ fn prepare(
         attempts: egress::Attempts::new(),
         relays: ingress::Relays::default(),
         checks: checks::Checks::default(),
-        udp: UdpProxy::default(),
+        udp: Datagrams::default(),
         pings: pings::Pings::default(),
         udp_stats: UdpStats::default(),
         work: VecDeque::new(),

@@ -1,7 +1,7 @@
 //! What the configuration asks of a network: Envoy's callbacks say it, the network thread reads it when it runs.
 
 use super::{Network, Shard, lock, placement};
-use envoy_config::{Destination, Peer, PublicKey, UdpRelay};
+use envoy_config::{Peer, PublicKey, UdpDestination, UdpRelay, UdpRoute};
 use nexodus_netstack::Local;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -16,8 +16,10 @@ pub(crate) struct Desired {
     pub(crate) peers: Arc<Vec<Placed>>,
     /// Where in the overlay to listen for TCP, and the Unix socket of the Envoy listener.
     pub(crate) listeners: Generations<PathBuf>,
-    /// Loopback address to the overlay destinations that it stands for.
-    pub(crate) udp_relays: BTreeMap<SocketAddr, RelayTo>,
+    /// Loopback addresses, and the overlay destination that each stands for.
+    pub(crate) udp_relays: Arc<BTreeMap<SocketAddr, UdpDestination>>,
+    /// Where the clients of UDP listeners get to, by the name of the route.
+    pub(crate) udp_routes: Arc<BTreeMap<Arc<str>, Vec<UdpDestination>>>,
     /// The same for UDP, and the loopback address of the Envoy listener.
     pub(crate) udp_listeners: Generations<SocketAddr>,
 }
@@ -73,9 +75,17 @@ impl Network {
         self.changed();
     }
 
-    /// Replaces what loopback addresses stand for.
-    pub(crate) fn set_udp_relays(&self, relays: &[UdpRelay]) {
-        lock(&self.desired).udp_relays = relays.iter().map(|relay| (relay.relay, relay.into())).collect();
+    /// Replaces where clients' datagrams go.
+    pub(crate) fn set_udp_destinations(&self, routes: Vec<UdpRoute>, relays: Vec<UdpRelay>) {
+        let routes = routes.into_iter().map(|route| (route.name.into(), route.destinations)).collect();
+        let relays = relays.into_iter().map(|relay| {
+            let UdpRelay { relay, destination, addresses } = relay;
+            (relay, UdpDestination { destination, addresses, weight: 1 })
+        });
+        let relays = relays.collect();
+        let mut desired = lock(&self.desired);
+        (desired.udp_routes, desired.udp_relays) = (Arc::new(routes), Arc::new(relays));
+        drop(desired);
         self.changed();
     }
 
@@ -96,30 +106,6 @@ impl Network {
     /// Network thread: the configuration, when it changed since its last call.
     pub(crate) fn take_changes(&self, shard: &Shard) -> Option<Desired> {
         shard.take_changed().then(|| lock(&self.desired).clone())
-    }
-}
-
-/// What a UDP relay stands for.
-#[derive(Clone, Default)]
-pub(crate) struct RelayTo {
-    /// New flows take them in turn.
-    pub(crate) destinations: Vec<SocketAddr>,
-    /// A name that is looked up for each new flow.
-    pub(crate) name: Option<(String, u16)>,
-}
-
-impl From<&UdpRelay> for RelayTo {
-    fn from(relay: &UdpRelay) -> Self {
-        let at = |addresses: &[IpAddr], port| addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
-        match (&relay.destination, &relay.addresses) {
-            (Destination::Address(address), _) => Self { destinations: vec![*address], name: None },
-            (Destination::Name { port, .. }, Some(addresses)) => {
-                Self { destinations: at(addresses, *port), name: None }
-            }
-            (Destination::Name { host, port }, None) => {
-                Self { destinations: Vec::new(), name: Some((host.clone(), *port)) }
-            }
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     ads::{Ads, ApplyError},
     rules::RuleKey,
     snapshot::{ResourceName, ResourceType, Snapshot},
-    translate::resource_names,
+    translate::{Settings, resource_names},
 };
 
 /// Envoy opens a listener within a few milliseconds after accepting it.
@@ -75,18 +75,18 @@ impl Target {
 
     /// The rules of one key, which are there or are there no more.
     #[must_use]
-    pub fn key(key: RuleKey, present: bool) -> Self {
+    pub fn key(key: RuleKey, present: bool, settings: &Settings) -> Self {
         let name = key.to_string();
         let (listener, no_listener) =
             if present { (vec![name], Vec::new()) } else { (Vec::new(), vec![name]) };
-        Self { names: resource_names(key), listener, no_listener }
+        Self { names: resource_names(key, settings), listener, no_listener }
     }
 
     /// No rules of these keys.
     #[must_use]
-    pub fn without(keys: &[RuleKey]) -> Self {
+    pub fn without(keys: &[RuleKey], settings: &Settings) -> Self {
         Self {
-            names: keys.iter().copied().flat_map(resource_names).collect(),
+            names: keys.iter().flat_map(|key| resource_names(*key, settings)).collect(),
             listener: Vec::new(),
             no_listener: keys.iter().map(ToString::to_string).collect(),
         }

@@ -232,7 +232,7 @@ impl Changes {
         if was_active.is_ok() {
             self.publish(snapshot);
             let key = RuleKey::of(direction, rule);
-            let target = Target::key(key, self.has(key));
+            let target = Target::key(key, self.has(key), &self.settings);
             // It is removed whatever Envoy does; but who asked should find it so.
             if let Err(error) = self.reached(&target, UNDO_LIMIT).await {
                 tracing::warn!("removed {direction} proxy rule {rule}: {error}");
@@ -271,7 +271,7 @@ impl Changes {
             self.probe.check(key).await?;
         }
         self.publish(translate(&rules, &self.names.resolved(), &self.settings)?);
-        if let Err(error) = self.reached(&Target::key(key, true), ACTIVATION_LIMIT).await {
+        if let Err(error) = self.reached(&Target::key(key, true, &self.settings), ACTIVATION_LIMIT).await {
             self.undo(key).await;
             return Err(error.into());
         }
@@ -286,7 +286,7 @@ impl Changes {
             // They were translated before.
             Err(error) => tracing::error!("undoing a change of {key}: {error}"),
         }
-        if let Err(error) = self.reached(&Target::key(key, self.has(key)), UNDO_LIMIT).await {
+        if let Err(error) = self.reached(&Target::key(key, self.has(key), &self.settings), UNDO_LIMIT).await {
             tracing::warn!("undoing a change of {key}: {error}");
         }
     }

@@ -117,7 +117,7 @@ impl Changes {
             rest.retain(|entry| had.contains(&entry.key()));
             self.publish_rules(rest);
             if self.has_envoy()
-                && let Err(error) = self.reached(&Target::without(&gone), UNDO_LIMIT).await
+                && let Err(error) = self.reached(&Target::without(&gone, &self.settings), UNDO_LIMIT).await
             {
                 tracing::warn!("removing rules that the rules file has no more: {error}");
             }

@@ -54,13 +54,7 @@ use envoy_types::{
     util::pack_any,
 };
 
-use super::{
-    BUFFER_BYTES, Settings, ads, duration,
-    health::health_checks,
-    module, tcp_keepalive,
-    udp::{self, Loopback},
-    uint32,
-};
+use super::{BUFFER_BYTES, Settings, ads, duration, health::health_checks, module, tcp_keepalive, uint32};
 use crate::{
     names::ResolvedNames,
     rules::{Direction, Protocol, Rule, RuleKey, health_check},
@@ -72,13 +66,7 @@ const MAX_CONNECTIONS: u32 = 65_536;
 /// The metadata of an egress endpoint under which the module finds the destination.
 const METADATA: &str = "nexodus";
 
-pub(super) fn cluster(
-    key: RuleKey,
-    rules: &[&Rule],
-    names: &ResolvedNames,
-    settings: &Settings,
-    loopback: &Loopback,
-) -> Cluster {
+pub(super) fn cluster(key: RuleKey, rules: &[&Rule], names: &ResolvedNames, settings: &Settings) -> Cluster {
     let mut cluster = Cluster {
         name: key.to_string(),
         connect_timeout: Some(duration(settings.attempt(rules))),
@@ -112,7 +100,7 @@ pub(super) fn cluster(
     };
     if resolves(key, rules) {
         cluster.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(strict_dns()));
-        cluster.load_assignment = Some(load_assignment(key, rules, names, settings, loopback));
+        cluster.load_assignment = Some(load_assignment(key, rules, names, settings));
     } else {
         cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32));
         cluster.eds_cluster_config = Some(EdsClusterConfig { eds_config: Some(ads()), ..Default::default() });
@@ -137,9 +125,8 @@ pub(super) fn endpoints(
     rules: &[&Rule],
     names: &ResolvedNames,
     settings: &Settings,
-    loopback: &Loopback,
 ) -> Option<ClusterLoadAssignment> {
-    (!resolves(key, rules)).then(|| load_assignment(key, rules, names, settings, loopback))
+    (!resolves(key, rules)).then(|| load_assignment(key, rules, names, settings))
 }
 
 /// Whether Envoy resolves the names of this cluster: on the ingress side, when not every destination is an address.
@@ -160,24 +147,19 @@ fn load_assignment(
     rules: &[&Rule],
     names: &ResolvedNames,
     settings: &Settings,
-    loopback: &Loopback,
 ) -> ClusterLoadAssignment {
     // Two names may have an address in common; Envoy takes each endpoint once.
     let mut seen = HashSet::new();
     let endpoints = rules.iter().flat_map(|rule| {
-        let endpoints: Vec<_> = match (key.direction, key.protocol) {
-            (Direction::Egress, Protocol::Tcp) => names
+        let endpoints: Vec<_> = match key.direction {
+            Direction::Egress => names
                 .addresses(rule)
                 .into_iter()
                 .map(|address| SocketAddr::new(address, rule.destination_port))
                 .filter(|address| seen.insert(*address))
                 .map(|address| egress_endpoint(address, settings))
                 .collect(),
-            (Direction::Egress, Protocol::Udp) if names.addresses(rule).is_empty() => Vec::new(),
-            (Direction::Egress, Protocol::Udp) => {
-                vec![endpoint(udp::socket_address(loopback.relay(rule)))]
-            }
-            (Direction::Ingress, _) => vec![ingress_endpoint(rule)],
+            Direction::Ingress => vec![ingress_endpoint(rule)],
         };
         // One without a weight counts 1.
         let weight = rule.options.weight.and_then(uint32);

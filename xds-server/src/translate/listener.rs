@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use envoy_config::{ConfigError, DeadlineConfig, EgressConfig, IngressConfig, UdpRelay};
+use envoy_config::{ConfigError, DeadlineConfig, EgressConfig, IngressConfig, UdpRelay, UdpRoute};
 use envoy_types::{
     pb::{
         envoy::{
@@ -202,13 +202,15 @@ pub(super) fn tunnel(settings: &Settings) -> Listener {
 /// The configuration of the internal listener's filter: the network, and its peers when they arrive this way.
 pub(super) fn tunnel_filter(
     settings: &Settings,
+    udp_routes: Vec<UdpRoute>,
     udp_relays: Vec<UdpRelay>,
 ) -> Result<Content, TranslateError> {
     let name = settings.tunnel_name();
-    // A relay is there before Envoy has a destination behind it.
-    let room = udp_relays.len().try_into().unwrap_or(u32::MAX);
-    let config =
-        EgressConfig { network: settings.network.clone(), peers: settings.peers.clone(), udp_relays };
+    // A route is there before its listener.
+    let destinations: usize = udp_routes.iter().map(|route| route.destinations.len()).sum();
+    let room = destinations.try_into().unwrap_or(u32::MAX);
+    let (network, peers) = (settings.network.clone(), settings.peers.clone());
+    let config = EgressConfig { network, peers, udp_routes, udp_relays };
     config.validate().map_err(|reason| TranslateError::Invalid { name: name.clone(), reason })?;
     let body = extension(&name, pack_any(module::network_filter("nexodus.egress", &config, true)));
     Ok(Content { body, room })

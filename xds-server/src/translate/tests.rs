@@ -1,5 +1,9 @@
 use std::os::unix::ffi::OsStringExt as _;
 
+use envoy_types::pb::envoy::config::{
+    core::v3::{SocketAddress, address::Address, socket_address::PortSpecifier},
+    listener::v3::Listener,
+};
 use prost::Message as _;
 
 use super::*;
@@ -113,13 +117,14 @@ fn other_rules_leave_a_rule_as_it_is() {
         translate(&rules(some), &ResolvedNames::default(), &Settings::default()).unwrap()
     };
     let key = RuleKey::of(Direction::Ingress, &two[0].1.parse::<Rule>().unwrap());
-    let mut expected: Vec<_> = resource_names(key).iter().map(ToString::to_string).collect();
+    let mut expected: Vec<_> =
+        resource_names(key, &Settings::default()).iter().map(ToString::to_string).collect();
     expected.sort();
     assert_eq!(changed(&snapshot(&one), &snapshot(&two)), expected);
 }
 
 #[test]
-fn a_udp_destination_is_a_relay_of_the_network_and_an_endpoint() {
+fn a_udp_destination_is_a_matter_of_the_network() {
     let one = [(Direction::Egress, "udp:53:100.64.0.2:53")];
     let two = [one[0], (Direction::Egress, "udp:53:[fd00::2]:53")];
     let snapshot = |some: &[(Direction, &str)]| {
@@ -127,8 +132,8 @@ fn a_udp_destination_is_a_relay_of_the_network_and_an_endpoint() {
     };
     assert_eq!(
         changed(&snapshot(&one), &snapshot(&two)),
-        ["endpoints egress/udp/53", "extension configuration tunnel/default"],
-        "the listener, and with it its sessions, stays"
+        ["extension configuration tunnel/default"],
+        "the listener, and with it its flows, stays"
     );
     let ingress = [one[0], (Direction::Ingress, "udp:53:127.0.0.1:53")];
     assert_eq!(
@@ -177,25 +182,45 @@ fn a_name_that_moves_is_a_matter_of_the_endpoints() {
     };
     let unresolved = translate(&rules, &ResolvedNames::default(), &Settings::default()).unwrap();
     assert_eq!(endpoints(&unresolved, "egress/tcp/80"), ["100.64.0.1:80"]);
-    assert_eq!(endpoints(&unresolved, "egress/udp/53").len(), 1);
     let before = snapshot(&["100.64.0.2", "fd00::2"], &["100.64.0.2", "100.64.0.3"]);
     assert_eq!(
         endpoints(&before, "egress/tcp/80"),
         ["100.64.0.2:80", "[fd00::2]:80", "100.64.0.1:80", "100.64.0.3:80"],
         "an address that two names have is one endpoint"
     );
-    assert_eq!(endpoints(&before, "egress/udp/53").len(), 2, "a name is one relay");
-    // The UDP name's endpoint stays; what it stands for is the network's to know.
     let after = snapshot(&["100.64.0.4", "fd00::2"], &["100.64.0.2", "100.64.0.3"]);
     assert_eq!(
         changed(&before, &after),
         ["endpoints egress/tcp/80", "extension configuration tunnel/default"]
     );
     let fewer = snapshot(&[], &["100.64.0.2", "100.64.0.3"]);
-    let mut expected = ["endpoints egress/tcp/80", "endpoints egress/udp/53"].map(str::to_owned).to_vec();
+    let mut expected = vec!["endpoints egress/tcp/80".to_owned()];
     expected
         .extend(["egress/tcp/80", "tunnel/default"].map(|name| format!("extension configuration {name}")));
     assert_eq!(changed(&before, &fewer), expected);
+}
+
+#[test]
+fn the_destinations_of_udp_rules_are_routes_with_addresses_and_weights() {
+    let rules = rules(&[
+        (Direction::Egress, "udp:53:db.example:53"),
+        (Direction::Egress, "udp:53:[::ffff:100.64.0.1]:54,weight=3"),
+        (Direction::Egress, "udp:54:new.example:53"),
+        (Direction::Ingress, "udp:53:127.0.0.1:53"),
+    ]);
+    let routes = udp::routes(&rules, &names(&[("db.example", &["100.64.0.2", "fd00::2"])]));
+    assert_eq!(
+        serde_json::to_value(routes).unwrap(),
+        serde_json::json!([
+            {"name": "egress/udp/53", "destinations": [
+                {"destination": "db.example:53", "addresses": ["100.64.0.2", "fd00::2"], "weight": 1},
+                {"destination": "100.64.0.1:54", "weight": 3},
+            ]},
+            {"name": "egress/udp/54", "destinations": [
+                {"destination": "new.example:53", "addresses": [], "weight": 1},
+            ]},
+        ])
+    );
 }
 
 #[test]
@@ -204,56 +229,67 @@ fn the_way_to_a_dns_server_in_the_overlay_does_not_depend_on_the_rules() {
     let settings = Settings { overlay_dns: vec![server], ..Settings::default() };
     let [way] = overlay_dns(&settings)[..] else { unreachable!("one server") };
     assert_eq!((way.server, way.relay.ip().is_loopback()), (server, true));
-    // Many others, and one to the same place.
-    let texts: Vec<_> = (0..2000).map(|n| format!("udp:53:100.65.{}.{}:53", n / 250, n % 250)).collect();
-    let mut all: Vec<_> = texts.iter().map(|text| (Direction::Egress, text.as_str())).collect();
-    all.push((Direction::Egress, "udp:53:100.64.0.9:53"));
+    // Many others, one of them at that very port.
+    let texts: Vec<_> = (1..2000).map(|n| format!("udp:{n}:127.0.0.1:53")).collect();
+    let mut all: Vec<_> = texts.iter().map(|text| (Direction::Ingress, text.as_str())).collect();
+    let same_port = format!("udp:{}:100.64.0.9:53", way.relay.port());
+    all.push((Direction::Egress, &same_port));
     let loopback = udp::Loopback::new(&rules(&all), &settings);
     assert_eq!(loopback.dns().collect::<Vec<_>>(), [way]);
-    let relays = loopback.relays(&ResolvedNames::default());
-    assert_eq!(relays.len(), 2001);
-    assert_eq!(relays.iter().filter(|relay| relay.relay == way.relay).count(), 1);
+    let [relay] = &loopback.relays()[..] else { unreachable!("one server") };
+    assert_eq!((relay.relay, &relay.destination), (way.relay, &server.into()));
 }
 
-/// Envoy binds such a port at every address, so the module could not open a relay there.
+/// The loopback addresses of the ingress listeners.
+fn ingress_listeners(some: &[(Direction, &str)], settings: &Settings) -> Vec<SocketAddr> {
+    let snapshot = translate(&rules(some), &ResolvedNames::default(), settings).unwrap();
+    let listeners =
+        snapshot.resources(ResourceType::Listener).filter(|l| l.name().starts_with("ingress/udp"));
+    let address = |address| {
+        let Address::SocketAddress(SocketAddress { address, port_specifier, .. }) = address else {
+            return None;
+        };
+        let Some(PortSpecifier::PortValue(port)) = port_specifier else { return None };
+        Some(SocketAddr::new(address.parse().ok()?, port.try_into().ok()?))
+    };
+    let addresses = listeners.map(|listener| {
+        let listener = Listener::decode(listener.body().value.as_slice()).unwrap();
+        address(listener.address.unwrap().address.unwrap()).unwrap()
+    });
+    addresses.collect()
+}
+
+/// Envoy binds such a port at every address.
 #[test]
 fn no_loopback_address_has_the_port_of_an_egress_rule() {
-    let ports = |loopback: &udp::Loopback| {
-        let relays = loopback.relays(&ResolvedNames::default());
-        relays.iter().map(|relay| relay.relay.port()).collect::<Vec<_>>()
-    };
     let settings = Settings::default();
-    let one = (Direction::Egress, "udp:53:100.64.0.2:53");
-    let before = ports(&udp::Loopback::new(&rules(&[one]), &settings));
-    let port = before[0];
-    // The port comes with a rule, be it before or behind the one whose relay is there, and for its own destination or another.
-    for other in ["100.64.0.3:53", "100.64.0.2:53"] {
-        let other = format!("udp:{port}:{other}");
-        for all in [[one, (Direction::Egress, &other)], [(Direction::Egress, &other), one]] {
-            let after = ports(&udp::Loopback::new(&rules(&all), &settings));
-            assert!(!after.contains(&port), "{after:?}");
-        }
+    let port = |some: &[(Direction, &str)]| ingress_listeners(some, &settings)[0].port();
+    let one = (Direction::Ingress, "udp:53:127.0.0.1:53");
+    let before = port(&[one]);
+    // The port comes with a rule, be it before or behind the one whose listener is there.
+    let other = format!("udp:{before}:100.64.0.3:53");
+    for all in [[one, (Direction::Egress, &other)], [(Direction::Egress, &other), one]] {
+        assert_ne!(port(&all), before);
     }
-    // TCP is no obstacle, and neither is a port in the overlay.
-    let (tcp, ingress) = (format!("tcp:{port}:100.64.0.3:53"), format!("udp:{port}:127.0.0.1:53"));
-    let all = [one, (Direction::Egress, tcp.as_str()), (Direction::Ingress, ingress.as_str())];
-    assert_eq!(ports(&udp::Loopback::new(&rules(&all), &settings)), before);
+    // TCP is no obstacle.
+    let tcp = format!("tcp:{before}:100.64.0.3:53");
+    assert_eq!(port(&[one, (Direction::Egress, tcp.as_str())]), before);
 }
 
 #[test]
-fn every_udp_destination_has_a_loopback_address_of_its_own_and_nodes_do_not_share_them() {
-    let texts: Vec<_> = (0..2000).map(|n| format!("udp:53:100.64.{}.{}:53", n / 250, n % 250)).collect();
-    let all: Vec<_> = texts.iter().map(|text| (Direction::Egress, text.as_str())).collect();
-    let relays = |dir: &str| {
+fn every_udp_ingress_listener_has_a_loopback_address_of_its_own_and_nodes_do_not_share_them() {
+    let texts: Vec<_> = (1..=2000).map(|port| format!("udp:{port}:127.0.0.1:53")).collect();
+    let all: Vec<_> = texts.iter().map(|text| (Direction::Ingress, text.as_str())).collect();
+    let listeners = |dir: &str| {
         let settings = Settings { runtime_dir: PathBuf::from(dir), ..Settings::default() };
-        udp::Loopback::new(&rules(&all), &settings).relays(&ResolvedNames::default())
+        ingress_listeners(&all, &settings)
     };
-    let mut addresses: Vec<_> = relays("/run/a").iter().map(|relay| relay.relay).collect();
+    let mut addresses = listeners("/run/a");
     addresses.sort();
     addresses.dedup();
     assert_eq!(addresses.len(), 2000);
     assert!(addresses.iter().all(|address| address.ip().is_loopback()));
-    assert!(relays("/run/b").iter().all(|relay| !addresses.contains(&relay.relay)));
+    assert!(listeners("/run/b").iter().all(|listener| !addresses.contains(listener)));
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! UDP rules: listeners with `udp_proxy`, and the loopback addresses at which it meets the module.
+//! UDP rules.
 //!
-//! `udp_proxy` speaks to sockets only. So each overlay destination of an egress rule has a loopback address, whose
-//! socket the module owns (`udp_relays` of the network's configuration), and each ingress listener is on one.
+//! The listener of an egress rule ends in the module's filter `nexodus.udp_egress`: there is no cluster, and the destinations
+//! are in the network's configuration (`udp_routes`). That of an ingress rule has `udp_proxy`, which speaks to sockets only, so
+//! it is on a loopback address where it meets the module.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use envoy_config::{Destination, UdpIngressConfig, UdpRelay};
+use envoy_config::{Destination, UdpDestination, UdpEgressConfig, UdpIngressConfig, UdpRelay, UdpRoute};
 use envoy_types::{
     pb::{
         envoy::{
@@ -53,12 +54,9 @@ const MAX_DATAGRAM: u64 = 65_535;
 /// The loopback addresses of a node.
 ///
 /// They follow from what they stand for, so that a change of the rules leaves the others where they are. The address is
-/// the node's own: several nodes on a host do not meet. The port is no egress rule's: Envoy binds that one at every address,
-/// and the module could not open its socket. So a rule with the port of another destination's relay moves that relay, and
-/// its flows begin anew; of 16,384 ports that is rare.
+/// the node's own: several nodes on a host do not meet. The port is no egress rule's: Envoy binds that one at every address. So
+/// a rule with the port of an ingress listener moves that one; of 16,384 ports that is rare.
 pub(super) struct Loopback {
-    address: Ipv4Addr,
-    relays: BTreeMap<Destination, SocketAddr>,
     dns: Vec<OverlayServer>,
     listeners: BTreeMap<RuleKey, SocketAddr>,
 }
@@ -73,54 +71,32 @@ impl Loopback {
             let size = u64::from(PORTS.end - PORTS.start);
             let first = u16::try_from(what % size).unwrap_or(0);
             let ports = (PORTS.start + first..PORTS.end).chain(PORTS.start..PORTS.start + first);
-            // Fewer are asked for than there are: the module takes at most `MAX_UDP_RELAYS`, and nobody has so many rules.
+            // Fewer are asked for than there are: a node has at most 10,000 rules.
             let port = ports.into_iter().find(|port| taken.insert(*port)).unwrap_or(PORTS.start);
             SocketAddr::new(address.into(), port)
         };
-        let mut relays = BTreeMap::new();
-        let mut listeners = BTreeMap::new();
         // First, so that no rule moves them: who asks the servers does not know the rules.
-        let dns = settings.overlay_dns.iter().map(|server| {
-            let destination = Destination::from(*server);
-            let what = hash(&("egress", &destination));
-            OverlayServer {
-                server: *server,
-                relay: *relays.entry(destination).or_insert_with(|| place(&mut taken, what)),
-            }
+        let dns = settings.overlay_dns.iter().map(|server| OverlayServer {
+            server: *server,
+            relay: place(&mut taken, hash(&("egress", &Destination::from(*server)))),
         });
         let dns = dns.collect();
-        let is_egress = |key: &RuleKey| (key.protocol, key.direction) == (Protocol::Udp, Direction::Egress);
-        taken.extend(rules.by_key().into_iter().map(|(key, _)| key).filter(is_egress).map(|key| key.port));
-        for (key, rules) in rules.by_key() {
-            match (key.protocol, key.direction) {
-                (Protocol::Tcp, _) => {}
-                (Protocol::Udp, Direction::Ingress) => {
-                    listeners.insert(key, place(&mut taken, hash(&("ingress", key.port, key.bind))));
-                }
-                // Rules with different ports share the relay of a destination.
-                (Protocol::Udp, Direction::Egress) => {
-                    for destination in rules.iter().map(|rule| destination(rule)) {
-                        let what = hash(&("egress", &destination));
-                        relays.entry(destination).or_insert_with(|| place(&mut taken, what));
-                    }
-                }
-            }
-        }
-        Self { address, relays, dns, listeners }
+        let by_key = rules.by_key();
+        let keys = || by_key.iter().map(|(key, _)| *key).filter(|key| key.protocol == Protocol::Udp);
+        taken.extend(keys().filter(|key| is_route(*key)).map(|key| key.port));
+        let listener = |key: RuleKey| (key, place(&mut taken, hash(&("ingress", key.port, key.bind))));
+        let listeners = keys().filter(|key| !is_route(*key)).map(listener).collect();
+        Self { dns, listeners }
     }
 
-    /// What the module has to know. The relay of a name is one for all its addresses, which flows take in turn: so a flow
-    /// keeps its address when the name changes, where Envoy would end it with its endpoint.
-    pub(super) fn relays(&self, names: &ResolvedNames) -> Vec<UdpRelay> {
-        let relay = |(destination, relay): (&Destination, &SocketAddr)| UdpRelay {
-            relay: *relay,
-            destination: destination.clone(),
-            addresses: match destination {
-                Destination::Address(_) => None,
-                Destination::Name { host, .. } => Some(names.of(host).to_vec()),
-            },
+    /// What stands for the DNS servers of the settings.
+    pub(super) fn relays(&self) -> Vec<UdpRelay> {
+        let relay = |dns: &OverlayServer| UdpRelay {
+            relay: dns.relay,
+            destination: dns.server.into(),
+            addresses: None,
         };
-        self.relays.iter().map(relay).collect()
+        self.dns.iter().map(relay).collect()
     }
 
     /// The DNS servers of the settings.
@@ -128,17 +104,11 @@ impl Loopback {
         self.dns.iter().copied()
     }
 
-    /// The address that stands for the destination of an egress rule.
-    pub(super) fn relay(&self, rule: &Rule) -> SocketAddr {
-        let relay = self.relays.get(&destination(rule));
-        relay.copied().unwrap_or(SocketAddr::new(self.address.into(), PORTS.start))
-    }
-
     /// The listener of a rule key. It does not depend on the destinations, see [`super`].
     pub(super) fn listener(&self, key: RuleKey, settings: &Settings) -> Result<Listener, TranslateError> {
         let name = key.to_string();
-        let mut listener_filters = Vec::new();
-        let address = match (key.direction, self.listeners.get(&key)) {
+        let invalid = |reason| TranslateError::Invalid { name: name.clone(), reason };
+        let (address, listener_filters) = match (key.direction, self.listeners.get(&key)) {
             (Direction::Ingress, Some(address)) => {
                 let config = UdpIngressConfig {
                     network: settings.network.clone(),
@@ -146,17 +116,25 @@ impl Loopback {
                     address: key.bind,
                     listener: *address,
                 };
-                config.validate().map_err(|reason| TranslateError::Invalid { name: name.clone(), reason })?;
+                config.validate().map_err(invalid)?;
                 let filter = module::udp_listener_filter("nexodus.udp_ingress", &config);
-                listener_filters.push(listener_filter("nexodus.udp_ingress", pack_any(filter)));
-                Address { address: Some(socket_address(*address)) }
+                let filters = vec![
+                    listener_filter("nexodus.udp_ingress", pack_any(filter)),
+                    listener_filter(
+                        "envoy.filters.udp_listener.udp_proxy",
+                        pack_any(udp_proxy(&name, settings.udp_idle_timeout)),
+                    ),
+                ];
+                (Address { address: Some(socket_address(*address)) }, filters)
             }
-            _ => udp(local_address(key, settings)),
+            _ => {
+                let config = UdpEgressConfig { network: settings.network.clone(), route: name.clone() };
+                config.validate().map_err(invalid)?;
+                let filter = module::udp_listener_filter("nexodus.udp_egress", &config);
+                let filters = vec![listener_filter("nexodus.udp_egress", pack_any(filter))];
+                (udp(local_address(key, settings)), filters)
+            }
         };
-        listener_filters.push(listener_filter(
-            "envoy.filters.udp_listener.udp_proxy",
-            pack_any(udp_proxy(&name, settings.udp_idle_timeout)),
-        ));
         let is_v6 = match (key.direction, key.bind) {
             (Direction::Ingress, _) => false,
             (Direction::Egress, Some(address)) => address.is_ipv6(),
@@ -167,7 +145,7 @@ impl Loopback {
             stat_prefix: name.clone(),
             name,
             address: Some(address),
-            // Each worker has a socket of its own, and the kernel spreads the clients over them.
+            // Each worker has a socket of its own, and the kernel spreads the clients over them; the module has one to answer by.
             enable_reuse_port: Some(BoolValue { value: true }),
             udp_listener_config: Some(UdpListenerConfig {
                 downstream_socket_config: Some(large_datagrams(true)),
@@ -250,7 +228,7 @@ fn listener_filter(name: &str, config: Any) -> ListenerFilter {
     }
 }
 
-/// An address as the endpoint or listener of a UDP rule.
+/// The address of a UDP rule's listener.
 pub(super) fn socket_address(address: SocketAddr) -> address::Address {
     of_protocol(SocketProtocol::Udp, address)
 }
@@ -276,12 +254,29 @@ fn udp(mut address: Address) -> Address {
     address
 }
 
-fn destination(rule: &Rule) -> Destination {
+/// Where the clients of egress rules get to. The addresses of a name are here: so a flow keeps its address when the name
+/// changes, and its rule does not.
+pub(super) fn routes(rules: &RuleSet, names: &ResolvedNames) -> Vec<UdpRoute> {
+    let by_key = rules.by_key();
+    let route = |(key, rules): &(RuleKey, Vec<&Rule>)| UdpRoute {
+        name: key.to_string(),
+        destinations: rules.iter().map(|rule| destination(rule, names)).collect(),
+    };
+    by_key.iter().filter(|(key, _)| is_route(*key)).map(route).collect()
+}
+
+/// Whether the rules of this key are a route of the network.
+pub(super) fn is_route(key: RuleKey) -> bool {
+    (key.protocol, key.direction) == (Protocol::Udp, Direction::Egress)
+}
+
+fn destination(rule: &Rule, names: &ResolvedNames) -> UdpDestination {
     let (host, port) = (&rule.host, rule.destination_port);
-    match host.parse::<IpAddr>() {
-        Ok(address) => SocketAddr::new(address.to_canonical(), port).into(),
-        Err(_) => Destination::Name { host: host.clone(), port },
-    }
+    let (destination, addresses) = match host.parse::<IpAddr>() {
+        Ok(address) => (SocketAddr::new(address.to_canonical(), port).into(), None),
+        Err(_) => (Destination::Name { host: host.clone(), port }, Some(names.of(host).to_vec())),
+    };
+    UdpDestination { destination, addresses, weight: rule.options.weight.unwrap_or(1) }
 }
 
 /// The same in every process of one build; a change with the next build costs nothing but idle flows.

@@ -114,7 +114,7 @@ impl Rig {
         let start = Instant::now();
         self.publish();
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-        let outcome = self.runtime.block_on(self.ads.applied(&resource_names(key), deadline));
+        let outcome = self.runtime.block_on(self.ads.applied(&resource_names(key, &self.settings), deadline));
         eprintln!("{}: {key} {outcome:?} after {:?}", self.protocol, start.elapsed());
         outcome
     }

@@ -1,9 +1,22 @@
 //! Datagrams for one system call (GSO).
 
+use crate::driver::path_mtu::is_too_large;
+use mio::net::UdpSocket;
 use nexodus_netstack::UdpFlowId;
+use quinn_udp::{Transmit, UdpSocketState};
+use std::net::{IpAddr, SocketAddr};
 
 /// The largest UDP payload over IPv4 (RFC 768, RFC 791), of one datagram and of a burst.
 const MAX_PAYLOAD: usize = 65_507;
+
+/// What became of a burst.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sent {
+    /// Datagrams that the system has refused.
+    pub(super) refused: u64,
+    /// The way takes such datagrams as fragments only, and those one by one.
+    pub(super) narrow: bool,
+}
 
 /// Datagrams of one flow, all of one size but for a last one that is smaller.
 #[derive(Default)]
@@ -44,25 +57,54 @@ impl Burst {
         self.flow
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
     pub(super) fn count(&self) -> u64 {
         self.count as u64
     }
 
+    fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.count).map(|n| {
+            let start = self.size * n;
+            self.bytes.get(start..self.bytes.len().min(start + self.size)).unwrap_or_default()
+        })
+    }
+
+    /// Sends them from this address of the host, if one is said.
+    pub(super) fn send(
+        &self,
+        socket: &UdpSocket,
+        state: &UdpSocketState,
+        destination: SocketAddr,
+        src_ip: Option<IpAddr>,
+    ) -> Sent {
+        let send = |contents, segment_size| {
+            let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip };
+            state.try_send(socket.into(), &transmit)
+        };
+        match send(&self.bytes, self.segment_size()) {
+            Ok(()) => Sent::default(),
+            Err(error) if self.count > 1 && is_too_large(&error) => {
+                let refused = self.datagrams().filter(|datagram| send(datagram, None).is_err()).count();
+                Sent { refused: refused as u64, narrow: true }
+            }
+            Err(_) => Sent { refused: self.count(), narrow: false },
+        }
+    }
+
     /// Where the kernel has to cut.
-    pub(super) fn segment_size(&self) -> Option<usize> {
+    fn segment_size(&self) -> Option<usize> {
         (self.count > 1).then_some(self.size)
     }
 }
 
 #[cfg(test)]
 #[expect(clippy::expect_used, reason = "a test fails by panicking")]
-mod tests {
+pub(in crate::driver::datagrams) mod tests {
     use super::*;
     use nexodus_netstack::{Config, Limits, Netstack, Shard};
+
+    pub(in crate::driver::datagrams) fn flow() -> UdpFlowId {
+        flows()[0]
+    }
 
     fn flows() -> [UdpFlowId; 2] {
         let config = Config {
@@ -99,6 +141,20 @@ mod tests {
         let sizes = [(0, 100), (0, 100), (0, 40), (0, 40), (0, 41), (1, 41), (1, 0), (1, 0)];
         let expected = [(3, Some(100)), (1, None), (1, None), (1, None), (1, None), (1, None)];
         assert_eq!(bursts(&sizes, 64), expected);
+    }
+
+    #[test]
+    fn it_can_be_taken_apart() {
+        let [flow, _] = flows();
+        let mut burst = Burst::default();
+        assert_eq!(burst.datagrams().count(), 0);
+        for datagram in ["one", "two", "4"] {
+            burst.push(flow, datagram.as_bytes());
+        }
+        assert!(burst.datagrams().eq([&b"one"[..], b"two", b"4"]));
+        burst.clear();
+        burst.push(flow, b"");
+        assert!(burst.datagrams().eq([&b""[..]]));
     }
 
     #[test]
