@@ -249,14 +249,16 @@ fn bytes_for_a_released_flow_are_answered_with_a_reset() {
     assert_eq!(world.nodes[0].stack.stats().flows, 0);
 }
 
+fn word(packet: &[u8], at: usize) -> u32 {
+    packet[at..at + 4].iter().fold(0, |n, &byte| n << 8 | u32::from(byte))
+}
+
 /// RFC 7323, section 4.3, where packets continue the stream of the one before, two at each tick of the peer's clock, and every
 /// second one is acknowledged, the first of each tick.
 #[test]
 fn an_echoed_timestamp_does_not_lag() {
     let mut raw = Raw::new(Limits::default());
     raw.stack.listen(80);
-    let word =
-        |packet: &[u8], at: usize| packet[at..at + 4].iter().fold(0, |n, &byte| n << 8 | u32::from(byte));
     let segment = |raw: &mut Raw, seq: u32, ack: u32, clock: u32, len: usize| {
         let mut segment = vec![0x30, 0x39, 0, 80];
         segment.extend_from_slice(&seq.to_be_bytes());
@@ -288,5 +290,37 @@ fn an_echoed_timestamp_does_not_lag() {
     for tick in 101..130 {
         assert_eq!(echoes(&mut raw, tick), [tick - 1]);
         assert_eq!(echoes(&mut raw, tick), []);
+    }
+}
+
+/// The owner hears of a connection with the SYN|ACK, whose acknowledgement leaves with what the owner then writes, or 1 ms later.
+#[test]
+fn the_first_request_acknowledges_the_handshake() {
+    for request in [&b"GET /"[..], b""] {
+        let mut raw = Raw::new(Limits::default());
+        let Ok(flow) = raw.stack.connect(raw.now, SocketAddr::new(v4(0), 80)) else {
+            unreachable!("no flow")
+        };
+        let syn = raw.replies().remove(0);
+        let mut answer = vec![0, 80, syn[20], syn[21], 0, 0, 0, 0];
+        answer.extend_from_slice(&(word(&syn, 24) + 1).to_be_bytes());
+        answer.extend_from_slice(&[5 << 4, 0x12, 0xff, 0xff, 0, 0, 0, 0]);
+        raw.send(&ip(v4(1), 6, &answer));
+        assert_eq!(raw.stack.poll_event(), Some(Event::Connected { flow }));
+        assert!(raw.replies().is_empty());
+        assert_eq!(raw.stack.poll_timeout(), Some(raw.now + Duration::from_millis(1)));
+
+        raw.now = raw.now + Duration::from_micros(300);
+        assert_eq!(raw.stack.send(raw.now, flow, request), request.len());
+        let mut sent = raw.replies();
+        raw.now = raw.now + Duration::from_micros(700);
+        raw.stack.handle_timeout(raw.now);
+        let mut late = raw.replies();
+        if request.is_empty() {
+            std::mem::swap(&mut sent, &mut late);
+        }
+        assert_eq!((sent.len(), late.len()), (1, 0));
+        assert_eq!((word(&sent[0], 24), word(&sent[0], 28)), (word(&syn, 24) + 1, 1));
+        assert_eq!(&sent[0][40..], request);
     }
 }

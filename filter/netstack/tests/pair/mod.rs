@@ -43,6 +43,8 @@ impl Pair {
             assert_eq!(accepted.len(), 1);
             self.flows.push([flow, accepted[0]]);
         }
+        // Who has nothing to say acknowledges the last SYN|ACK after a while.
+        self.rest(Duration::from_millis(1));
         assert_eq!(self.stacks[1].stats().pending, 0);
         assert_eq!(self.stacks.each_ref().map(|stack| stack.stats().flows), [self.flows.len(); 2]);
     }

@@ -22,6 +22,7 @@ mod smol;
 mod wire;
 
 mod checksums;
+mod handshake;
 mod recovery;
 mod rfc2018;
 mod rfc5961;

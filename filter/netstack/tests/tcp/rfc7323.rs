@@ -53,7 +53,7 @@ fn c04_every_segment_has_timestamps() {
     let mut script = stamped();
     script.send(100);
     let data = script.expect_data(0, 100);
-    assert_eq!(data.ts, Some((1_000_000 + 100, CLOCK + 100)));
+    assert_eq!(data.ts, Some((1_000_000 + 101, CLOCK + 100)));
     script.give(Seg { ts: None, data: vec![1; 10], ..script.ack(100, 0) });
     script.quiet();
     assert_eq!((script.conn.recv_available(), script.conn.counters().old_timestamps), (0, 1));

@@ -289,6 +289,7 @@ fn c18_an_opening_rst_and_bytes_with_the_acknowledgement() {
         data: Vec::new(),
         ..Seg::default()
     });
+    script.wait(1);
     script.expect_ack(0);
     // The peer did not get it.
     script.give(Seg { seq: THEIRS, ack: OURS + 1, flags: SYN | ACK, window: 1000, ..Seg::default() });

@@ -49,15 +49,22 @@ impl Script {
         Self { conn, now: START, ts: false, shift: 0, sent: std::collections::VecDeque::new() }
     }
 
-    /// An open connection towards a peer, 100 ms away.
-    pub fn open(settings: Settings, peer: Peer) -> Self {
+    /// An open connection towards a peer, 100 ms away, to which nothing was said since its SYN|ACK.
+    pub fn answered(settings: Settings, peer: Peer) -> Self {
         let mut script = Self::opening(settings);
-        let syn = script.expect("SYN");
-        assert_eq!((syn.seq, syn.flags), (OURS, SYN));
         script.wait(100);
-        script.ts = peer.ts;
-        script.shift = peer.shift.unwrap_or(0);
-        script.give(Seg {
+        let segment = script.syn_ack(peer);
+        script.give(segment);
+        script
+    }
+
+    /// The peer's answer to our SYN.
+    pub fn syn_ack(&mut self, peer: Peer) -> Seg {
+        let syn = self.expect("SYN");
+        assert_eq!((syn.seq, syn.flags), (OURS, SYN));
+        self.ts = peer.ts;
+        self.shift = peer.shift.unwrap_or(0);
+        Seg {
             seq: THEIRS,
             ack: OURS + 1,
             flags: SYN | ACK,
@@ -65,9 +72,15 @@ impl Script {
             mss: peer.mss,
             shift: peer.shift,
             sack_ok: peer.sack,
-            ts: peer.ts.then(|| (script.clock(), syn.ts.map_or(0, |ts| ts.0))),
+            ts: peer.ts.then(|| (self.clock(), syn.ts.map_or(0, |ts| ts.0))),
             ..Seg::default()
-        });
+        }
+    }
+
+    /// An open connection towards a peer, 100 ms away, that has acknowledged the SYN|ACK.
+    pub fn open(settings: Settings, peer: Peer) -> Self {
+        let mut script = Self::answered(settings, peer);
+        script.wait(1);
         let ack = script.expect("ACK of SYN|ACK");
         assert_eq!((ack.seq, ack.ack, ack.flags), (OURS + 1, THEIRS + 1, ACK));
         script.quiet();
@@ -86,7 +99,11 @@ impl Script {
 
     /// Time passes; what the connection sends meanwhile is collected.
     pub fn wait(&mut self, millis: u64) {
-        let end = self.now + Duration::from_millis(millis);
+        self.wait_for(Duration::from_millis(millis));
+    }
+
+    pub fn wait_for(&mut self, time: Duration) {
+        let end = self.now + time;
         self.collect();
         while let Some(next) = self.conn.poll_timeout().filter(|&next| next <= end) {
             self.now = self.now.max(next);

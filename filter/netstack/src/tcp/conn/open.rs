@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::chunks::Chunks;
 use super::congestion::{CongestionControl, Cubic};
@@ -25,6 +26,12 @@ const LEAST_MSS: u16 = 48;
 /// Without the option (RFC 9293, section 3.7.1).
 const DEFAULT_MSS_V4: u16 = 536;
 const DEFAULT_MSS_V6: u16 = 1220;
+/// How long the acknowledgement of a SYN|ACK waits for our first bytes, which carry it then (RFC 9293, section 3.10.7.3: what is
+/// queued may go with it). Whoever has something to say writes it some hundred microseconds after the connection is there, and a
+/// packet less is sealed, carried and opened; Linux does the same where it knows of such bytes. RFC 1122 (section 4.2.3.2) and
+/// RFC 5681 (section 4.2) would allow 500 ms, but the peer is in SYN-RECEIVED until then, and with it a server that speaks first,
+/// as for SSH: so not the 40 ms of other acknowledgements.
+const SYN_ACK_DELAY: Duration = Duration::from_millis(1);
 
 impl Connection {
     /// Opens a connection from the first to the second of `ends`: [`Self::poll_packet`] has the SYN. `iss` and `ts_offset`
@@ -173,7 +180,14 @@ impl Connection {
         self.take_syn(now, segment);
         if segment.is_ack() {
             self.establish(now, segment);
-            self.timers.ack_now = true;
+            // Until it is acknowledged, its timestamp is the one to echo (RFC 7323, section 4.3).
+            self.last_ack_sent = segment.seq;
+            if segment.payload.is_empty() && !segment.is_fin() {
+                self.timers.ack_at = Some(now + SYN_ACK_DELAY.min(self.settings.ack_delay));
+            } else {
+                // What came with it is not taken, and has to come again.
+                self.timers.ack_now = true;
+            }
         } else {
             // A simultaneous open (section 3.5, figure 7): our SYN goes out again with an acknowledgement.
             self.stage = Stage::SynReceived;
