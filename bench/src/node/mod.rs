@@ -43,6 +43,11 @@ pub(crate) struct Arguments {
     /// Seconds of each load.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
+    /// How often the sides take turns at each load of a run; each turn counts as a run.
+    ///
+    /// On a machine whose speed changes from second to second, many short turns tell more than few long ones.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
+    turns: u32,
     /// Only these sides.
     #[arg(long, value_delimiter = ',')]
     sides: Vec<Side>,
@@ -130,6 +135,11 @@ impl Load {
         !matches!(self, Self::Rules | Self::Threads | Self::Idle) || side == Side::Ours
     }
 
+    /// Whether it can be done again and again in one rig.
+    const fn takes_turns(self) -> bool {
+        !matches!(self, Self::FirstByte | Self::Rules | Self::Threads | Self::Idle)
+    }
+
     /// Whether the rig has to be one that has done nothing yet.
     const fn needs_new(self) -> bool {
         matches!(self, Self::Idle)
@@ -180,9 +190,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         for (side, cable) in sides.iter().zip(&cables) {
             rigs.push((*side, cable, Some(World::new(*side, cable, &products)?)));
         }
-        for load in &loads {
+        for (load, turn) in loads.iter().flat_map(|load| (0..arguments.turns).map(move |turn| (load, turn))) {
             for (side, cable, rig) in &mut rigs {
-                if !load.suits(*side) {
+                if !load.suits(*side) || (turn > 0 && !load.takes_turns()) {
                     continue;
                 }
                 if load.needs_new() {
@@ -193,7 +203,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                     None => rig.insert(World::new(*side, cable, &products)?),
                 };
                 match load.run(world, time) {
-                    Ok(figures) => report.add(*side, run, &figures),
+                    Ok(figures) => report.add(*side, (run - 1) * arguments.turns + turn + 1, &figures),
                     // Some peers do not manage every load; that is a result too. They get a new start.
                     Err(error) => {
                         eprintln!("    {:<13}{load:?}: {error}", side.name());

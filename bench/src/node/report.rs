@@ -50,6 +50,10 @@ const SUMMARY_OF_RATIOS: [(&str, &str); 4] = [
     ("idle_memory_vs_null_filter", "idle_9800_memory_vs_null_filter"),
 ];
 
+/// The same for rates of our node against onetun's upload: it does not answer enough to have others.
+const SUMMARY_OF_ONETUN: [(&str, &str); 2] =
+    [("udp_up_64_vs_onetun_up", "udp_up_64_max"), ("udp_down_64_vs_onetun_up", "udp_down_64_max")];
+
 /// The results so far.
 pub(super) struct Report {
     directory: PathBuf,
@@ -131,6 +135,15 @@ impl Report {
             let runs = self.now.get(measure).and_then(|row| row.runs(Side::Ours));
             if let Some(spread) = runs.and_then(|runs| Spread::of(runs.iter().copied())) {
                 ratios[name] = rounded(spread.median);
+            }
+        }
+        let runs = |measure, side| self.now.get(measure).and_then(|row| row.runs(side));
+        for (name, measure) in SUMMARY_OF_ONETUN {
+            if let (Some(ours), Some(onetun)) =
+                (runs(measure, Side::Ours), runs("udp_up_64_max", Side::Onetun))
+                && let Some(ratio) = Spread::of_ratios(ours, onetun)
+            {
+                ratios[name] = rounded(ratio.median);
             }
         }
         write(&path, &Value::Object(summary))?;
