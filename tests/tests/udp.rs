@@ -1,12 +1,13 @@
 //! UDP rules, between two real nodes and against the kernel's UDP behind wireguard-go.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
+use std::thread::sleep;
 use std::time::Duration;
 
 use e2e::{
-    Identity, MAX_DATAGRAM, Namespace, Node, UdpClient, UdpServer, WgPeer, eventually, free_ports,
-    ipv6_loopback, namespaces, need, products,
+    Identity, MAX_DATAGRAM, Missing, Namespace, Node, UdpClient, UdpServer, WgPeer, eventually, free_ports,
+    ipv6_loopback, namespaces, need, products, within,
 };
 use quinn_udp::{Transmit, UdpSocketState};
 
@@ -199,6 +200,56 @@ fn datagrams_longer_than_the_lans_mtu_go_to_and_come_from_other_hosts() {
         let answer = client.ask(&payload).unwrap_or_else(|error| panic!("{size} bytes: {error}"));
         assert!(answer == payload, "{size} bytes became {}", answer.len());
     }
+}
+
+/// The number of the interface with a link-local address in a namespace, and that address. It may be used once the link was asked
+/// whether somebody else has it.
+fn link_local(namespace: &Namespace) -> Option<(u32, Ipv6Addr)> {
+    // proc(5): the address in hexadecimal, the interface, the length of the prefix, the scope (20: link), flags (80: permanent, and
+    // not tentative any more), the interface's name.
+    let addresses = namespace.run(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6"));
+    addresses.expect("a list of addresses").lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [address, interface, _, "20", "80", _] = fields[..] else { return None };
+        let address = u128::from_str_radix(address, 16).expect("an address");
+        Some((u32::from_str_radix(interface, 16).expect("a number"), address.into()))
+    })
+}
+
+#[test]
+fn a_client_at_a_link_local_address_is_answered_also_when_it_is_busy() {
+    let products = need!(products());
+    need!(namespaces());
+    let (near, far) = Namespace::pair();
+    let own = Identity::new(1).at(Namespace::NEAR);
+    let server = UdpServer::mirror_on(near.run(|| UdpSocket::bind(("127.0.0.1", 0))).expect("a port"));
+    let [port] = free_ports();
+    let node = Node::with(&products, &own)
+        .within(&near)
+        .ingress(format!("udp:53:{}", server.address()))
+        .egress(format!("udp:{port}:{}:53", own.v4))
+        .start();
+    // They come some seconds after the link, if IPv6 is there at all.
+    let links = (0..100).find_map(|_| {
+        let links = link_local(&near).zip(link_local(&far));
+        if links.is_none() {
+            sleep(Duration::from_millis(100));
+        }
+        links
+    });
+    let missing = || Missing("link-local addresses in namespaces".to_owned());
+    let ((_, address), (interface, _)) = need!(links.ok_or_else(missing));
+    let node_address = SocketAddrV6::new(address, port, 0, interface);
+    let client = far.run(|| UdpClient::of(node_address)).patience(Duration::from_millis(500));
+    let before = client.ask_text(b"?").expect("an answer");
+    within(Duration::from_secs(10), "a socket of its own", || {
+        for _ in 0..200 {
+            client.send(b"of many").expect("sent");
+        }
+        while client.receive().is_ok() {}
+        (node.number("udp_direct") == 1).then_some(())
+    });
+    assert_eq!(client.ask_text(b"?").expect("an answer"), before);
 }
 
 /// Whatever sends what comes back together in one piece has to cope with everything between runs of one size.

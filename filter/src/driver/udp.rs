@@ -238,7 +238,7 @@ impl Inbox {
     pub(super) fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
         let buffers = self.bytes.chunks_exact(RECEIVE_BUFFER);
         self.metas.iter().zip(buffers).take(self.count).flat_map(|(meta, buffer)| {
-            let remote = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
+            let remote = canonical(meta.addr);
             let stride = meta.stride.max(1);
             // One without a byte is a datagram too.
             let count = meta.len.div_ceil(stride).max(1);
@@ -247,6 +247,14 @@ impl Inbox {
                 (remote, buffer.get(stride * n..end).unwrap_or_default())
             })
         })
+    }
+}
+
+/// An IPv4 address as such. One of IPv6 keeps its interface, without which nothing can be sent to a link-local one.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
     }
 }
 
@@ -298,4 +306,22 @@ fn is_transient(error: &io::Error) -> bool {
             | io::ErrorKind::NetworkUnreachable
             | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_local_address_keeps_its_interface() {
+        let link_local = SocketAddr::from(std::net::SocketAddrV6::new(
+            Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
+            7,
+            0,
+            2,
+        ));
+        assert_eq!(canonical(link_local), link_local);
+        let mapped = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped(), 7));
+        assert_eq!(canonical(mapped), SocketAddr::from(([192, 0, 2, 1], 7)));
+    }
 }

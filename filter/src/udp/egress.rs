@@ -2,7 +2,7 @@
 //! which has the flows, and answers by a socket of its own (`driver::datagrams`): Envoy has no way for a filter to answer
 //! when no datagram is coming in.
 
-use super::{peer, socket_address};
+use super::{local, peer};
 use crate::network::{Client, Entrance, Network};
 use envoy_config::UdpEgressConfig;
 use envoy_proxy_dynamic_modules_rust_sdk::abi::envoy_dynamic_module_type_on_udp_listener_filter_status as Status;
@@ -36,8 +36,8 @@ struct IntoTheOverlay {
 impl<ELF: EnvoyUdpListenerFilter> UdpListenerFilter<ELF> for IntoTheOverlay {
     fn on_data(&mut self, envoy: &mut ELF) -> Status {
         // Both are there: Envoy's UDP listeners are on IP addresses.
-        if let (Some(address), Some(local)) =
-            (peer(envoy), envoy.get_local_address().and_then(socket_address))
+        if let Some(address) = peer(envoy)
+            && let Some(local) = local(envoy, address)
         {
             let entrance = Entrance::Route { name: self.route.clone(), local };
             let (chunks, _) = envoy.get_datagram_data();
