@@ -131,8 +131,8 @@ impl UdpEgressConfig {
     }
 }
 
-/// A loopback address and the overlay destination that it stands for: an endpoint of an egress UDP cluster. The module
-/// owns the socket.
+/// A loopback address and the overlay destination that it stands for, for programs of this host and as an endpoint for
+/// `udp_proxy`. The module owns the socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UdpRelay {

@@ -75,7 +75,7 @@ pub(crate) struct Network {
     udp_sources: RwLock<HashSet<SocketAddr>>,
     foreign_datagrams: AtomicU64,
     inbound: Mutex<Inbound>,
-    inbound_full: AtomicU64,
+    inbound_refused: AtomicU64,
     refused_names: AtomicU64,
     found_names: Mutex<Vec<FoundName>>,
     pings: Mutex<Pings>,
@@ -102,7 +102,7 @@ impl Network {
             udp_sources: RwLock::default(),
             foreign_datagrams: AtomicU64::new(0),
             inbound: Mutex::default(),
-            inbound_full: AtomicU64::new(0),
+            inbound_refused: AtomicU64::new(0),
             refused_names: AtomicU64::new(0),
             found_names: Mutex::default(),
             pings: Mutex::default(),
@@ -243,7 +243,7 @@ impl Network {
         let (health_checks, health_checks_failed) = self.health.counts();
         status.counts.push(Counts {
             udp_foreign: self.foreign_datagrams.load(Ordering::Relaxed),
-            udp_inbound_full: self.inbound_full.load(Ordering::Relaxed),
+            udp_inbound_refused: self.inbound_refused.load(Ordering::Relaxed),
             names_refused: self.refused_names.load(Ordering::Relaxed),
             pings_refused: lock(&self.pings).refused(),
             health_checks,

@@ -58,8 +58,8 @@ pub(crate) struct Counts {
     pub(crate) udp: UdpStats,
     /// Datagrams for UDP ingress listeners that did not come out of the overlay.
     pub(crate) udp_foreign: u64,
-    /// Clients' datagrams for which the queue towards the network thread had no room.
-    pub(crate) udp_inbound_full: u64,
+    /// Clients' datagrams that were not handed to the network thread: its queue is full, it has ended, or they cannot be answered.
+    pub(crate) udp_inbound_refused: u64,
     /// Destinations of static configurations whose names were not looked up: too many waited for that.
     pub(crate) names_refused: u64,
     /// Health checks of overlay destinations that ended.
@@ -191,7 +191,7 @@ pub(crate) const COUNTERS: &[Named] = &[
     ("udp_socket_errors", |c| c.udp.socket_errors),
     ("udp_direct_full", |c| c.udp.direct_full),
     ("udp_foreign", |c| c.udp_foreign),
-    ("drop_udp_inbound_full", |c| c.udp_inbound_full),
+    ("drop_udp_inbound", |c| c.udp_inbound_refused),
     ("names_refused", |c| c.names_refused),
     ("pings_refused", |c| c.pings_refused),
 ];

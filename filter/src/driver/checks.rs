@@ -49,7 +49,8 @@ impl Driver {
 
     pub(super) fn check_connected(&mut self, now: Instant, id: FlowId) {
         if let Some(Owner::Check(check)) = self.owners.remove(&id) {
-            // As a TCP check everywhere: a server that accepted sees a reset, and no port of ours is in TIME_WAIT.
+            // A reset takes the place of the handshake's acknowledgement, so no server has to accept anything, and no port of ours is in
+            // TIME_WAIT.
             self.stack.abort(now, id);
             self.end_check(check, Outcome::Connected);
         }

@@ -126,7 +126,7 @@ impl Datagrams {
     fn most_at_once(&self, flow: UdpFlowId) -> usize {
         match self.way(flow) {
             Some(Way::Socket(_, to) | Way::Answer { client: to, .. }) if self.narrow.contains(to.ip()) => 1,
-            Some(Way::Socket(socket, _)) => socket.state.max_gso_segments(),
+            Some(Way::Socket(socket, _)) => socket.most_at_once,
             Some(Way::Answer { local, .. }) => self.answers.most_at_once(local),
             None => 1,
         }
@@ -303,6 +303,7 @@ impl Driver {
         self.udp.sockets.ready.push(key);
         true
     }
+
     fn udp_from_socket(
         &mut self,
         now: Instant,

@@ -1,6 +1,6 @@
 //! What clients of UDP listeners send, on its way from Envoy's workers to the network thread.
 
-use super::{Network, lock};
+use super::{Network, Phase, lock};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,6 +9,8 @@ use std::sync::atomic::Ordering;
 /// What may wait: 100 ms of 400 Mbit/s in full packets, as in the receive buffers of sockets.
 const MAX_BYTES: usize = 4 << 20;
 const MAX_DATAGRAMS: usize = 16 * 1024;
+/// What a burst leaves of the memory it took.
+const KEPT_BYTES: usize = 256 << 10;
 
 /// Whose a flow into the overlay is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +54,7 @@ impl Inbound {
     pub(crate) fn pop(&mut self) -> Option<(Client, &[u8])> {
         let Some((client, len)) = self.heads.pop_front() else {
             self.bytes.clear();
+            self.bytes.shrink_to(KEPT_BYTES);
             self.taken = 0;
             return None;
         };
@@ -66,12 +69,15 @@ impl Inbound {
 }
 
 impl Network {
-    /// Hands a datagram to the network thread; without room for it, it is counted and lost.
+    /// Hands a datagram to the network thread; without room for it, or such a thread, it is counted and lost.
     pub(crate) fn datagram<'a>(&self, client: Client, payload: impl Iterator<Item = &'a [u8]>) {
-        if !lock(&self.inbound).push(client, payload) {
-            self.inbound_full.fetch_add(1, Ordering::Relaxed);
+        let is_up = !matches!(self.phase(), Phase::Stopped | Phase::Failed);
+        // Nobody can be answered at port 0.
+        if is_up && client.address.port() != 0 && lock(&self.inbound).push(client, payload) {
+            self.first().wake();
+        } else {
+            self.inbound_refused.fetch_add(1, Ordering::Relaxed);
         }
-        self.first().wake();
     }
 
     /// Network thread: what waits, into a queue that has come to its end.

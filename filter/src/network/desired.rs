@@ -20,6 +20,8 @@ pub(crate) struct Desired {
     pub(crate) udp_relays: Arc<BTreeMap<SocketAddr, UdpDestination>>,
     /// Where the clients of UDP listeners get to, by the name of the route.
     pub(crate) udp_routes: Arc<BTreeMap<Arc<str>, Vec<UdpDestination>>>,
+    /// The routes that listeners have, and how many of their configurations.
+    pub(crate) udp_entrances: BTreeMap<Arc<str>, usize>,
     /// The same for UDP, and the loopback address of the Envoy listener.
     pub(crate) udp_listeners: Generations<SocketAddr>,
 }
@@ -86,6 +88,22 @@ impl Network {
         let mut desired = lock(&self.desired);
         (desired.udp_routes, desired.udp_relays) = (Arc::new(routes), Arc::new(relays));
         drop(desired);
+        self.changed();
+    }
+
+    /// A listener leads to this route, until [`Self::close_udp_entrance`].
+    pub(crate) fn open_udp_entrance(&self, route: &Arc<str>) {
+        *lock(&self.desired).udp_entrances.entry(route.clone()).or_default() += 1;
+        self.changed();
+    }
+
+    pub(crate) fn close_udp_entrance(&self, route: &Arc<str>) {
+        if let Entry::Occupied(mut held) = lock(&self.desired).udp_entrances.entry(route.clone()) {
+            *held.get_mut() -= 1;
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
         self.changed();
     }
 

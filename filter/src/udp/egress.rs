@@ -18,7 +18,16 @@ impl UdpEgressFilterConfig {
     /// Parses the configuration. A route that is not there may come later.
     pub(crate) fn new(config: &[u8]) -> Result<Self, Box<dyn std::error::Error>> {
         let config = UdpEgressConfig::from_json(config)?;
-        Ok(Self { network: Network::find(&config.network)?, route: config.route.into() })
+        let (network, route) = (Network::find(&config.network)?, config.route.into());
+        network.open_udp_entrance(&route);
+        Ok(Self { network, route })
+    }
+}
+
+/// With the last listener, the flows of its clients end.
+impl Drop for UdpEgressFilterConfig {
+    fn drop(&mut self) {
+        self.network.close_udp_entrance(&self.route);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The way to DNS servers in the overlay: for the process that looks names up, not for users.
 //!
-//! A server has one loopback address and port. Over UDP it is a relay of the network, like that of an egress rule; over
+//! A server has one loopback address and port. Over UDP it is a relay of the network (`udp_relays`); over
 //! TCP, for answers that do not fit into a datagram, a listener of Envoy's whose one destination is the server.
 
 use std::{net::SocketAddr, time::Duration};

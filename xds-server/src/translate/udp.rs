@@ -135,13 +135,8 @@ impl Loopback {
                 (udp(local_address(key, settings)), filters)
             }
         };
-        let is_v6 = match (key.direction, key.bind) {
-            (Direction::Ingress, _) => false,
-            (Direction::Egress, Some(address)) => address.is_ipv6(),
-            (Direction::Egress, None) => settings.ipv6,
-        };
         Ok(Listener {
-            socket_options: may_be_fragmented(is_v6).into_iter().chain([receive_buffer()]).collect(),
+            socket_options: vec![receive_buffer()],
             stat_prefix: name.clone(),
             name,
             address: Some(address),
@@ -165,25 +160,6 @@ fn udp_proxy(name: &str, idle_timeout: Duration) -> UdpProxyConfig {
         upstream_socket_config: Some(large_datagrams(false)),
         ..Default::default()
     }
-}
-
-/// Envoy forbids the fragmentation of what its UDP listeners send (`IP_PMTUDISC_DO`), which QUIC wants: an answer that is
-/// larger than the MTU of the way to its client would be lost. This is the kernel's own default again.
-fn may_be_fragmented(is_v6: bool) -> Vec<SocketOption> {
-    // Linux's numbers: IPPROTO_IP and IP_MTU_DISCOVER, IPPROTO_IPV6 and IPV6_MTU_DISCOVER, IP_PMTUDISC_WANT.
-    const OPTIONS: [(i64, i64); 2] = [(0, 10), (41, 23)];
-    const WANT: i64 = 1;
-    // A socket for IPv6 carries IPv4 too.
-    let options = if is_v6 { &OPTIONS[..] } else { &OPTIONS[..1] };
-    let option = |&(level, name): &(i64, i64)| SocketOption {
-        description: "allow fragmentation".to_owned(),
-        level,
-        name,
-        state: SocketState::StateBound as i32,
-        value: Some(Value::IntValue(WANT)),
-        ..Default::default()
-    };
-    options.iter().map(option).collect()
 }
 
 /// Room for what comes while a worker does something else: the kernel's default is 2 ms of 400 Mbit/s. The kernel gives as much of

@@ -2,8 +2,8 @@
 //!
 //! A client takes an answer only from the address and port that it has sent to, and those are the listener's. Envoy shares them
 //! (`enable_reuse_port`) with sockets of the same process, so the module has one of its own at each such port. It is
-//! connected to itself: so the kernel gives it nothing of what clients send, which is all for Envoy's sockets. The address that
-//! answers come from is said with each (`IP_PKTINFO`).
+//! connected to itself, at an address that nobody uses if there is one: so the kernel gives it nothing of what clients send,
+//! which is all for Envoy's sockets. The address that answers come from is said with each (`IP_PKTINFO`).
 
 use super::burst::{Burst, Sent};
 use crate::driver::udp::{allow_fragmentation, enlarge_buffers};
@@ -11,8 +11,9 @@ use envoy_proxy_dynamic_modules_rust_sdk::envoy_log_error;
 use quinn_udp::UdpSocketState;
 use socket2::{Domain, Protocol, Type};
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 /// Sockets by port and family: as many as there are with flows.
 #[derive(Default)]
@@ -25,6 +26,9 @@ pub(super) struct Answers {
 struct Answer {
     socket: mio::net::UdpSocket,
     state: UdpSocketState,
+    /// Datagrams in a burst. quinn-udp gives up bursts for good after one that the kernel refuses, which may be due to one client of
+    /// many; those are remembered one by one ([`Narrow`](crate::driver::path_mtu::Narrow)).
+    most_at_once: usize,
     flows: usize,
 }
 
@@ -68,7 +72,7 @@ impl Answers {
 
     /// Datagrams for one system call.
     pub(super) fn most_at_once(&self, local: SocketAddr) -> usize {
-        self.sockets.get(&key(local)).map_or(1, |answer| answer.state.max_gso_segments())
+        self.sockets.get(&key(local)).map_or(1, |answer| answer.most_at_once)
     }
 
     pub(super) fn send(&self, local: SocketAddr, client: SocketAddr, burst: &Burst) -> Sent {
@@ -81,14 +85,24 @@ impl Answers {
 
 impl Answer {
     fn open(local: SocketAddr) -> io::Result<Self> {
-        let own: IpAddr =
-            if local.is_ipv6() { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
-        let own = SocketAddr::new(own, local.port());
-        let (socket, state) = shared(own, own)?;
-        // What has come between the two calls, when Envoy listens at this very address, is as good as lost on the way.
-        while socket.recv(&mut [0]).is_ok() {}
-        Ok(Self { socket, state, flows: 1 })
+        let own = |own| {
+            let (socket, state) = shared(own, own)?;
+            // What has come between its binding and its connecting is as good as lost on the way.
+            while socket.recv(&mut [0]).is_ok() {}
+            Ok(Self { most_at_once: state.max_gso_segments(), socket, state, flows: 1 })
+        };
+        match local {
+            // Another program may have the port at 127.0.0.1, and the rule another address.
+            SocketAddr::V4(_) => own((unused_loopback(), local.port()).into()).or_else(|_| own(local)),
+            SocketAddr::V6(_) => own(local),
+        }
     }
+}
+
+/// An address that nothing else on this host is likely to have.
+fn unused_loopback() -> Ipv4Addr {
+    let [_, high, middle, low, ..] = RandomState::new().build_hasher().finish().to_be_bytes();
+    Ipv4Addr::new(127, high.max(1), middle, low.clamp(1, 254))
 }
 
 /// A socket at an address that others have too, connected.
@@ -116,7 +130,7 @@ fn key(local: SocketAddr) -> (u16, bool) {
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use std::net::UdpSocket;
+    use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 
     /// A listener that shares its port.
     fn listener(address: IpAddr) -> UdpSocket {
@@ -180,10 +194,39 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_not_shared_is_refused() {
-        let listener = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    fn another_program_may_have_the_port_at_another_address() {
+        let [other, bound] = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)];
+        let other = UdpSocket::bind((other, 0)).unwrap();
+        let port = other.local_addr().unwrap().port();
+        let listener = shared((bound, port).into(), (bound, port).into()).unwrap();
         let mut answers = Answers::default();
-        let error = answers.begin(listener.local_addr().unwrap()).unwrap_err();
+        answers.begin((bound, port).into()).unwrap();
+        // And another one may come.
+        drop((other, listener));
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    }
+
+    #[test]
+    fn a_port_that_is_not_shared_is_refused() {
+        let listener = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, listener.local_addr().unwrap().port()));
+        let error = Answers::default().begin(local).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn one_client_that_takes_no_burst_does_not_end_those_of_others() {
+        let listener = listener(Ipv4Addr::UNSPECIFIED.into());
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, listener.local_addr().unwrap().port()));
+        let mut answers = Answers::default();
+        answers.begin(local).unwrap();
+        let before = answers.most_at_once(local);
+        let mut burst = Burst::default();
+        for answer in [b"one", b"two"] {
+            burst.push(crate::driver::datagrams::burst::tests::flow(), answer);
+        }
+        // EINVAL: there is no port 0.
+        let sent = answers.send(local, (Ipv4Addr::LOCALHOST, 0).into(), &burst);
+        assert_eq!((sent.refused, answers.most_at_once(local)), (2, before));
     }
 }

@@ -4,6 +4,7 @@ use crate::driver::path_mtu::is_too_large;
 use mio::net::UdpSocket;
 use nexodus_netstack::UdpFlowId;
 use quinn_udp::{Transmit, UdpSocketState};
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 
 /// The largest UDP payload over IPv4 (RFC 768, RFC 791), of one datagram and of a burst.
@@ -80,7 +81,13 @@ impl Burst {
             let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip };
             state.try_send(socket.into(), &transmit)
         };
-        match send(&self.bytes, self.segment_size()) {
+        let at_once = || send(&self.bytes, self.segment_size());
+        let sent = match at_once() {
+            // ICMP about an earlier one, said once. Its client may have come back.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => at_once(),
+            sent => sent,
+        };
+        match sent {
             Ok(()) => Sent::default(),
             Err(error) if self.count > 1 && is_too_large(&error) => {
                 let refused = self.datagrams().filter(|datagram| send(datagram, None).is_err()).count();

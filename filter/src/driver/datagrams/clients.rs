@@ -2,13 +2,13 @@
 
 use super::Owner;
 use super::sockets::MAX_DIRECT;
-use super::ways::{Found, Ways};
+use super::ways::{Attempt, Found, Ways};
 use crate::driver::Driver;
 use crate::driver::held::{Held, Place};
 use crate::names;
 use crate::network::{Client, Desired, Entrance, FoundName};
 use envoy_config::Destination;
-use nexodus_netstack::{Instant, UdpFlowId};
+use nexodus_netstack::{ConnectError, Instant, UdpFlowId};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ const BUSY_TIME: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub(super) struct Clients {
     relays: HashMap<SocketAddr, Ways>,
+    /// Those that a listener leads to.
     routes: HashMap<Arc<str>, Ways>,
     flows: HashMap<Client, ClientFlow>,
     /// Datagrams that wait until a name is looked up.
@@ -53,8 +54,9 @@ impl Clients {
         for (relay, to) in &*desired.udp_relays {
             self.relays.entry(*relay).or_default().set(std::slice::from_ref(to));
         }
-        self.routes.retain(|name, _| desired.udp_routes.contains_key(name));
-        for (name, to) in &*desired.udp_routes {
+        let listened = |name: &Arc<str>| desired.udp_entrances.contains_key(name);
+        self.routes.retain(|name, _| listened(name) && desired.udp_routes.contains_key(name));
+        for (name, to) in desired.udp_routes.iter().filter(|(name, _)| listened(name)) {
             self.routes.entry(name.clone()).or_default().set(to);
         }
     }
@@ -132,7 +134,12 @@ impl Driver {
     fn new_flow(&mut self, now: Instant, client: &Client) -> Found<UdpFlowId> {
         let Some(ways) = self.udp.clients.ways(&client.entrance) else { return Found::Nothing };
         let stack = &mut self.stack;
-        match ways.find(|address| stack.udp_connect(now, address).ok()) {
+        let attempt = |address| match stack.udp_connect(now, address) {
+            Ok(flow) => Attempt::Made(flow),
+            Err(ConnectError::TooManyFlows) => Attempt::GiveUp,
+            Err(_) => Attempt::PassOver,
+        };
+        match ways.find(attempt) {
             Found::Made(flow, to) if !self.keep(now, client, flow, &to) => Found::Nothing,
             found => found,
         }
@@ -180,6 +187,11 @@ impl Driver {
         }
         for FoundName { client, name, addresses } in self.network.take_found_names() {
             let held = self.udp.clients.held.take(&client);
+            if !self.udp.clients.has(&client.entrance, &name) {
+                // The entrance has got another destination meanwhile.
+                held.iter().for_each(|payload| self.client_datagram(now, client.clone(), payload));
+                continue;
+            }
             match self.found_flow(now, &client, &name, &addresses) {
                 Some(flow) => held.iter().for_each(|payload| {
                     self.stack.udp_send(now, flow, payload);
@@ -196,12 +208,9 @@ impl Driver {
         name: &Arc<Destination>,
         addresses: &[SocketAddr],
     ) -> Option<UdpFlowId> {
-        // Meanwhile the client may have got a flow, or the entrance another destination.
+        // The client may have got a flow meanwhile.
         if let Some(of) = self.udp.clients.flows.get(client) {
             return Some(of.flow);
-        }
-        if !self.udp.clients.has(&client.entrance, name) {
-            return None;
         }
         let flow = addresses.iter().find_map(|to| self.stack.udp_connect(now, *to).ok())?;
         self.keep(now, client, flow, name).then_some(flow)
@@ -222,6 +231,7 @@ mod tests {
         let to = UdpDestination { destination: "100.64.0.2:53".parse().unwrap(), addresses: None, weight: 1 };
         let route = UdpRoute { name: "dns".to_owned(), destinations: vec![to] };
         driver.network.set_udp_destinations(vec![route], Vec::new());
+        driver.network.open_udp_entrance(&"dns".into());
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
         socket.set_reuse_port(true).unwrap();
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -286,6 +296,24 @@ mod tests {
         assert_eq!(driver.udp.direct(), 0);
         send(&busy, 1);
         assert_eq!(pass_on(&listener, &driver), 1, "it is Envoy's again");
+    }
+
+    #[test]
+    fn flows_end_with_the_last_listener() {
+        let (mut driver, mut poll) = driver("listeners");
+        let listener = listener(&driver);
+        // Envoy has the configuration that replaces one before it gives that one up.
+        driver.network.open_udp_entrance(&"dns".into());
+        driver.network.close_udp_entrance(&"dns".into());
+        turn(&mut driver, &mut poll);
+        let busy = client(&listener);
+        send(&busy, BUSY);
+        pass_on(&listener, &driver);
+        turn(&mut driver, &mut poll);
+        assert_eq!((driver.udp.direct(), driver.udp.flows.len()), (1, 1));
+        driver.network.close_udp_entrance(&"dns".into());
+        turn(&mut driver, &mut poll);
+        assert_eq!((driver.udp.direct(), driver.udp.flows.len()), (0, 0));
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub(super) struct Sockets {
 pub(super) struct Socket {
     pub(super) socket: UdpSocket,
     pub(super) state: UdpSocketState,
+    /// Datagrams in a burst.
+    pub(super) most_at_once: usize,
     pub(super) address: SocketAddr,
     pub(super) of: Of,
 }
@@ -146,8 +148,6 @@ impl Sockets {
     ) -> io::Result<usize> {
         let opened = shared(local, client.address)?;
         let key = self.add(opened, Of::Direct { flow, client }, registry)?;
-        // What has come before it was registered.
-        self.ready.push(key);
         self.direct += 1;
         Ok(key)
     }
@@ -162,7 +162,7 @@ impl Sockets {
         let entry = self.sockets.vacant_entry();
         let key = entry.key();
         registry.register(&mut socket, Token(key | TOKEN_BIT), Interest::READABLE)?;
-        entry.insert(Socket { socket, state, address, of });
+        entry.insert(Socket { most_at_once: state.max_gso_segments(), socket, state, address, of });
         Ok(key)
     }
 }

@@ -23,6 +23,15 @@ struct Way {
     credit: i64,
 }
 
+/// What an attempt has come to.
+pub(super) enum Attempt<T> {
+    Made(T),
+    /// Another address may do.
+    PassOver,
+    /// No other would.
+    GiveUp,
+}
+
 /// What there is for a new flow.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found<T> {
@@ -53,25 +62,29 @@ impl Ways {
             self.places.insert(way.to.clone(), self.ways.len());
             self.ways.push(way);
         }
+        // What was gained by other weights is no claim to as many turns.
+        let total: i64 = self.ways.iter().map(|way| way.weight).sum();
+        self.ways.iter_mut().for_each(|way| way.credit = way.credit.clamp(-total, total));
     }
 
     pub(super) fn has(&self, destination: &Destination) -> bool {
         self.places.contains_key(destination)
     }
 
-    /// Attempts one address after the other until one serves. A destination whose turn it is and that does not is passed over.
-    pub(super) fn find<T>(&mut self, mut attempt: impl FnMut(SocketAddr) -> Option<T>) -> Found<T> {
-        let has_any = |way: &Way| way.addresses.as_ref().is_none_or(|addresses| !addresses.is_empty());
-        let mut left: Vec<usize> = (0..self.ways.len()).filter(|place| has_any(&self.ways[*place])).collect();
-        while let Some(turn) = self.turn(&left) {
-            left.retain(|place| *place != turn);
-            let way = &mut self.ways[turn];
+    /// Attempts one address after the other until one serves, or nothing can. A destination whose turn it is and that does not is
+    /// passed over, and then those behind it have theirs.
+    pub(super) fn find<T>(&mut self, mut attempt: impl FnMut(SocketAddr) -> Attempt<T>) -> Found<T> {
+        let Some(first) = self.turn() else { return Found::Nothing };
+        let (before, from_first) = self.ways.split_at_mut(first);
+        for way in from_first.iter_mut().chain(before) {
             let Some(addresses) = &way.addresses else { return Found::Name(way.to.clone()) };
             for _ in 0..addresses.len() {
                 let address = addresses[way.next % addresses.len()];
                 way.next = way.next.wrapping_add(1);
-                if let Some(made) = attempt(address) {
-                    return Found::Made(made, way.to.clone());
+                match attempt(address) {
+                    Attempt::Made(made) => return Found::Made(made, way.to.clone()),
+                    Attempt::PassOver => {}
+                    Attempt::GiveUp => return Found::Nothing,
                 }
             }
         }
@@ -80,17 +93,23 @@ impl Ways {
 
     /// Smooth weighted round robin, as in nginx: each gains its weight, and whoever has most pays what all have gained. So a
     /// heavy one has its turns between those of the others, not all of them at once.
-    fn turn(&mut self, among: &[usize]) -> Option<usize> {
+    fn turn(&mut self) -> Option<usize> {
         let mut total = 0;
-        for place in among {
-            let way = &mut self.ways[*place];
+        let mut most: Option<(usize, i64)> = None;
+        for (place, way) in self.ways.iter_mut().enumerate() {
+            if way.addresses.as_ref().is_some_and(Vec::is_empty) {
+                continue;
+            }
             way.credit += way.weight;
             total += way.weight;
+            // Of several with as much, the first.
+            if most.is_none_or(|(_, credit)| way.credit > credit) {
+                most = Some((place, way.credit));
+            }
         }
-        // Of several with as much, the first.
-        let turn = among.iter().copied().rev().max_by_key(|place| self.ways[*place].credit)?;
-        self.ways[turn].credit -= total;
-        Some(turn)
+        let (place, _) = most?;
+        self.ways[place].credit -= total;
+        Some(place)
     }
 }
 
@@ -110,7 +129,7 @@ mod tests {
 
     /// Who the next flows go to.
     fn turns(ways: &mut Ways, count: usize) -> String {
-        let turns = (0..count).map(|_| match ways.find(Some) {
+        let turns = (0..count).map(|_| match ways.find(Attempt::Made) {
             Found::Made(address, _) => address.ip().to_string().pop().unwrap(),
             Found::Name(_) => '?',
             Found::Nothing => '-',
@@ -162,11 +181,27 @@ mod tests {
         for _ in 0..2 {
             let found = some.find(|address| {
                 attempts.push(address.ip().to_string().pop().unwrap());
-                (attempts.last() == Some(&'3')).then_some(())
+                if attempts.last() == Some(&'3') { Attempt::Made(()) } else { Attempt::PassOver }
             });
             assert!(matches!(found, Found::Made((), _)));
         }
         assert_eq!(attempts, ['1', '2', '3', '3']);
-        assert_eq!(some.find(|_| None::<()>), Found::Nothing);
+        assert_eq!(some.find(|_| Attempt::PassOver::<()>), Found::Nothing);
+        attempts.clear();
+        let found = some.find(|address| {
+            attempts.push(address.ip().to_string().pop().unwrap());
+            Attempt::GiveUp::<()>
+        });
+        assert_eq!((found, attempts.len()), (Found::Nothing, 1));
+    }
+
+    #[test]
+    fn other_weights_begin_anew() {
+        let mut some = Ways::default();
+        some.set(&ways(&[("100.64.0.1:53", None, 1000), ("100.64.0.2:53", None, 1)]));
+        assert_eq!(turns(&mut some, 500), "1".repeat(500));
+        some.set(&ways(&[("100.64.0.1:53", None, 1), ("100.64.0.2:53", None, 1)]));
+        let next = turns(&mut some, 20);
+        assert!((8..=12).contains(&next.matches('1').count()), "{next}");
     }
 }
