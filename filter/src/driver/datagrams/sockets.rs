@@ -86,10 +86,10 @@ impl Sockets {
     /// Has these relays and no others; how many could not be opened.
     pub(super) fn set_relays<'a>(
         &mut self,
-        wanted: impl Iterator<Item = &'a SocketAddr> + Clone,
+        wanted: impl Iterator<Item = &'a SocketAddr>,
         registry: &Registry,
     ) -> u64 {
-        let keep: BTreeSet<SocketAddr> = wanted.clone().copied().collect();
+        let keep: BTreeSet<SocketAddr> = wanted.copied().collect();
         let gone = self.relays.extract_if(.., |address, _| !keep.contains(address));
         gone.for_each(|(_, key)| drop(self.sockets.try_remove(key)));
         self.missing.clear();
