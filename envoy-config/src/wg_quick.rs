@@ -76,7 +76,7 @@ pub enum Reason {
         first: usize,
     },
     /// A section without a key that it needs.
-    #[error("the section [{section}] has no {key}: add a line `{key} = {example}`")]
+    #[error("the section [{section}] has no {key}: add a line `{key} = {example}`{}", misspelt(.unknown))]
     Missing {
         /// The section.
         section: &'static str,
@@ -84,7 +84,14 @@ pub enum Reason {
         key: &'static str,
         /// A value for it.
         example: &'static str,
+        /// What may have been meant to be it: the first key of the section that is none, and its line.
+        unknown: Option<(usize, Shown)>,
     },
+}
+
+fn misspelt(unknown: &Option<(usize, Shown)>) -> String {
+    let text = |(line, key): &(usize, Shown)| format!(" (line {line}: {key} is not a key of this section)");
+    unknown.as_ref().map(text).unwrap_or_default()
 }
 
 impl WgQuick {
@@ -137,6 +144,13 @@ impl Sections {
         };
         if !known {
             self.warnings.push(|| format!("line {number}: {}", section::ignored(key)));
+            if !section::is_of_the_host(key) {
+                let unknown = match (section, self.peers.last_mut()) {
+                    (Section::Peer, Some(peer)) => &mut peer.unknown,
+                    _ => &mut self.interface.unknown,
+                };
+                unknown.get_or_insert_with(|| (number, Shown::new(key)));
+            }
         }
         Ok(())
     }

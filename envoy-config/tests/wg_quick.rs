@@ -104,6 +104,11 @@ fn each_error_names_its_line() {
         (file(""), "line 1: the section [Interface] has no PrivateKey: add a line `PrivateKey = "),
         (file("\n[Interface]\nAddress = 10.0.0.1"), "line 2: the section [Interface] has no PrivateKey"),
         (
+            file("[Interface]\nDNS = 1.1.1.1\nPrivatKey = x\nAddres = 10.0.0.1"),
+            "line 1: the section [Interface] has no PrivateKey: add a line `PrivateKey = (made with `nexctl genkey`)` \
+             (line 3: \"PrivatKey\" is not a key of this section)",
+        ),
+        (
             file(&format!("[Interface]\n{key}")),
             "line 1: the section [Interface] has no Address: add a line `Address = 100.64.0.1/32`",
         ),
@@ -130,6 +135,11 @@ fn each_error_names_its_line() {
         (with_interface("MTU = 1279"), "line 4: MTU: is 1279, give 1280 to 65455"),
         (with_interface("MTU = 1279\nAddress = fd00::1"), "line 4: MTU: is 1279, give 1280 to 65455"),
         (with_interface("[Peer]\n"), "line 4: the section [Peer] has no PublicKey"),
+        (
+            with_interface("[Peer]\nPubKey = x\n"),
+            "line 4: the section [Peer] has no PublicKey: add a line `PublicKey = (the other node's, from \
+             `nexctl pubkey`)` (line 5: \"PubKey\" is not a key of this section)",
+        ),
         (with_interface("[Peer]\nPublicKey = x"), "line 5: PublicKey: has 1 characters"),
         (with_interface("[Peer]\nPresharedKey = x"), "line 5: PresharedKey: has 1 characters"),
         (with_interface("[Peer]\nAllowedIPs = 10.0.0.0/8, 10"), "line 5: AllowedIPs: \"10\" is neither"),

@@ -15,9 +15,14 @@ use crate::{
 const HOST_KEYS: [&str; 8] =
     ["dns", "fwmark", "postdown", "postup", "predown", "preup", "saveconfig", "table"];
 
+/// Whether a key is one of `wg-quick`'s that mean nothing here.
+pub(super) fn is_of_the_host(key: &str) -> bool {
+    HOST_KEYS.iter().any(|host| key.eq_ignore_ascii_case(host))
+}
+
 /// The warning for a key that is not taken over.
 pub(super) fn ignored(key: &str) -> String {
-    let reason = if HOST_KEYS.iter().any(|host| key.eq_ignore_ascii_case(host)) {
+    let reason = if is_of_the_host(key) {
         "it configures the host, which a userspace network leaves alone"
     } else {
         "it is not a key of this section"
@@ -30,6 +35,8 @@ pub(super) fn ignored(key: &str) -> String {
 pub(super) struct InterfaceLines {
     /// The line of the first `[Interface]`.
     pub(super) start: Option<usize>,
+    /// The first key that is none.
+    pub(super) unknown: Option<(usize, Shown)>,
     private_key: Once<PrivateKey>,
     addresses: Vec<IpNet>,
     listen_port: Once<u16>,
@@ -68,9 +75,9 @@ impl InterfaceLines {
 
     pub(super) fn finish(self) -> Result<Interface, ParseError> {
         let line = self.start.unwrap_or(1);
-        let missing = |key, example| ParseError {
-            line,
-            reason: Reason::Missing { section: "Interface", key, example },
+        let missing = |key, example| {
+            let unknown = self.unknown.clone();
+            ParseError { line, reason: Reason::Missing { section: "Interface", key, example, unknown } }
         };
         let (_, private_key) =
             self.private_key.0.ok_or_else(|| missing("PrivateKey", "(made with `nexctl genkey`)"))?;
@@ -90,6 +97,8 @@ impl InterfaceLines {
 /// The lines of one `[Peer]`.
 pub(super) struct PeerLines {
     start: usize,
+    /// The first key that is none.
+    pub(super) unknown: Option<(usize, Shown)>,
     public_key: Once<PublicKey>,
     preshared_key: Once<PresharedKey>,
     endpoint: Once<Endpoint>,
@@ -101,6 +110,7 @@ impl PeerLines {
     pub(super) fn new(start: usize) -> Self {
         Self {
             start,
+            unknown: None,
             public_key: Once(None),
             preshared_key: Once(None),
             endpoint: Once(None),
@@ -146,6 +156,7 @@ impl PeerLines {
                 section: "Peer",
                 key: "PublicKey",
                 example: "(the other node's, from `nexctl pubkey`)",
+                unknown: self.unknown,
             },
         })?;
         let peer = Peer {
