@@ -25,6 +25,7 @@ mod service;
 mod small;
 mod svg;
 mod syscalls;
+mod table;
 mod threads;
 mod udp;
 mod world;
@@ -54,9 +55,12 @@ pub(crate) struct Arguments {
     /// Only these measures.
     #[arg(long, value_delimiter = ',')]
     measures: Vec<Measure>,
-    /// Where node.json, summary.json and the plots go; measures that are not taken now are kept.
+    /// Where node.json, node.md, summary.json and the plots go; measures that are not taken now are kept.
     #[arg(long, default_value = "bench/results")]
     results: PathBuf,
+    /// Measure nothing: write node.md and the plots of the results that are there.
+    #[arg(long)]
+    table: bool,
 }
 
 /// What can be measured.
@@ -174,6 +178,9 @@ pub(crate) fn hold(arguments: &Hold) -> Result<()> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.table {
+        return report::draw(&arguments.results);
+    }
     e2e::namespaces().map_err(|missing| format!("the rig needs {missing}"))?;
     let products = e2e::products().map_err(|missing| format!("the rig needs {missing}"))?;
     machine::check_peers()?;

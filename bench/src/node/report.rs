@@ -1,4 +1,4 @@
-//! Runs in; JSON, the ratios of the summary, plots and a table out.
+//! Runs in; JSON, the ratios of the summary, tables and plots out.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::samples::{Figure, Spread};
 use super::world::Side;
-use super::{machine, svg};
+use super::{machine, svg, table};
 use crate::Result;
 
 /// The side that all others are compared with.
@@ -147,10 +147,7 @@ impl Report {
             }
         }
         write(&path, &Value::Object(summary))?;
-        for (name, plot) in svg::plots(&measures) {
-            fs::write(self.directory.join(name), plot)?;
-        }
-        Ok(())
+        draw(&self.directory)
     }
 
     fn measure(&self, row: &Row) -> Value {
@@ -179,6 +176,22 @@ impl Report {
             println!();
         }
     }
+}
+
+/// The document and the plots of the results in a directory.
+pub(super) fn draw(directory: &Path) -> Result<()> {
+    let node = load(&directory.join("node.json"))?;
+    let summary = load(&directory.join("summary.json"))?;
+    let object = |of: &Map<String, Value>, name: &str| {
+        of.get(name).and_then(Value::as_object).cloned().unwrap_or_default()
+    };
+    let measures = object(&node, "measures");
+    let machine = Value::Object(object(&node, "machine"));
+    fs::write(directory.join("node.md"), table::document(&machine, &measures, &object(&summary, "ratios")))?;
+    for (name, plot) in svg::plots(&measures) {
+        fs::write(directory.join(name), plot)?;
+    }
+    Ok(())
 }
 
 fn load(path: &Path) -> Result<Map<String, Value>> {

@@ -55,7 +55,7 @@ pub(super) fn plots(measures: &Map<String, Value>) -> Vec<(&'static str, String)
 }
 
 /// `bulk_up_4` before `bulk_up_16`, `up` before `down`.
-fn natural(name: &str) -> (bool, usize, String) {
+pub(super) fn natural(name: &str) -> (bool, usize, String) {
     let number = name.split('_').find_map(|part| part.parse().ok()).unwrap_or(0);
     (name.contains("_down"), number, name.to_owned())
 }
