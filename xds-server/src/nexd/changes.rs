@@ -133,8 +133,13 @@ impl Changes {
             tokio::select! {
                 change = changes.recv() => match change {
                     Some(change) => {
+                        let removes = change.operation == Operation::Remove;
                         self.change(change).await;
                         self.reload_refused().await;
+                        if removes {
+                            // It may have been in the way of a rule that waits.
+                            retry.reset_immediately();
+                        }
                     }
                     None => return,
                 },
