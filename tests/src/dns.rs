@@ -52,9 +52,15 @@ impl DnsServer {
     /// # Errors
     /// Those of binding.
     pub fn at(address: SocketAddr) -> io::Result<DnsServer> {
-        let tcp = TcpListener::bind(address)?;
-        let udp = UdpSocket::bind(tcp.local_addr()?)?;
-        DnsServer::on(udp, tcp)
+        loop {
+            let tcp = TcpListener::bind(address)?;
+            match UdpSocket::bind(tcp.local_addr()?) {
+                Ok(udp) => return DnsServer::on(udp, tcp),
+                // Any port, and of UDP somebody else has it.
+                Err(error) if address.port() == 0 && error.kind() == io::ErrorKind::AddrInUse => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// A server on these sockets.

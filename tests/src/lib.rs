@@ -43,7 +43,7 @@ pub use needs::{
 pub use node::{Node, NodeBuilder};
 pub use pattern::{Pattern, receive, send};
 pub use place::Place;
-pub use ports::{free_port, free_ports, raise_file_limit, silent_udp_socket};
+pub use ports::{ClosedPort, free_port, free_ports, raise_file_limit, silent_udp_socket};
 pub use process::{Process, memory_kib, run, run_ok};
 pub use server::{Server, echo, http};
 pub use tunnel::{Tunnel, circle};

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Socket, Type};
 
 /// Below the range from which the kernel takes ports of outgoing connections, so that none of those takes it in between.
 const FIRST: u16 = 10_000;
@@ -46,6 +47,30 @@ fn is_free(port: u16) -> bool {
 /// sender, as a closed port's ICMP would.
 pub fn silent_udp_socket() -> UdpSocket {
     UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a UDP port")
+}
+
+/// A TCP port of loopback that refuses as long as this lives: nobody else can have it, and nobody listens.
+pub struct ClosedPort(Socket);
+
+impl ClosedPort {
+    /// Any.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[expect(clippy::new_without_default, reason = "each is another")]
+    pub fn new() -> ClosedPort {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+        ClosedPort(socket)
+    }
+
+    /// Where nobody listens.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().expect("bound").as_socket().expect("an IP address")
+    }
 }
 
 /// Lets this process have as many open files as the system allows it.

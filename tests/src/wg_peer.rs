@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
@@ -33,7 +33,8 @@ impl WgPeer {
         command.args(["-f", &interface]).env("LOG_LEVEL", "error");
         let process = Process::start("wireguard-go", &command, &directory.path().join("log"));
         let control = format!("/var/run/wireguard/{interface}.sock");
-        eventually("wireguard-go's control socket", || Path::new(&control).exists());
+        // `wg` removes a socket that nobody listens at, and it is bound a moment before.
+        eventually("wireguard-go's control socket", || UnixStream::connect(&control).is_ok());
 
         let peers: String = peers.iter().map(|peer| peer.peer_section()).collect();
         let configuration = directory.path().join("wg.conf");

@@ -181,7 +181,7 @@ fn clients_that_leave_in_the_middle_of_a_download_take_nothing_with_them() {
         sent.store(0, Ordering::Relaxed);
         let clients: Vec<_> = (0..8).map(|_| client(&tunnel)).collect();
         // Every buffer on the way is full: nobody reads.
-        wait_quiet(&sent, Duration::from_millis(100));
+        wait_quiet(&sent, 10);
         if round % 2 == 1 {
             // Now everything is on the move when they leave.
             for client in &clients {
@@ -226,15 +226,15 @@ fn a_server_that_does_not_read_stops_the_client_and_fills_no_memory() {
     assert_eq!(count.expect("unchanged data"), 256 * MIB);
 }
 
-/// Waits until bytes have moved and then none did for this long; how many it were.
-fn wait_quiet(sent: &AtomicU64, quiet: Duration) -> u64 {
+/// Waits until bytes have moved and then none did in so many looks, ten milliseconds apart; how many it were. Looks and not
+/// time: where the machine stands still, nothing moves and time goes on.
+fn wait_quiet(sent: &AtomicU64, looks: u32) -> u64 {
     let start = Instant::now();
-    let (mut last, mut since) = (0, Instant::now());
-    while since.elapsed() < quiet || last == 0 {
+    let (mut last, mut same) = (0, 0);
+    while same < looks || last == 0 {
         let now = sent.load(Ordering::Relaxed);
-        if now != last {
-            (last, since) = (now, Instant::now());
-        }
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
         assert!(start.elapsed() < Duration::from_secs(20), "{} MiB sent and no end", now / MIB);
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -243,7 +243,7 @@ fn wait_quiet(sent: &AtomicU64, quiet: Duration) -> u64 {
 
 /// Waits until nothing moves any more, then watches that nothing grows.
 fn check_stall(tunnel: &Tunnel, sent: &AtomicU64, direction: &str, connections: usize) {
-    let last = wait_quiet(sent, Duration::from_secs(1));
+    let last = wait_quiet(sent, 100);
     let stalled = memory(tunnel);
     let mut highest = stalled;
     let watch = Instant::now();

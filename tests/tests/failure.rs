@@ -1,13 +1,13 @@
 //! No destination: how soon its clients know, and where the reason stands.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Identity, Node, Products, Server, accepted_and_ended, connect, echo, eventually, free_port, free_ports,
-    http, http_get, measured, need, products, reset, silent_udp_socket,
+    ClosedPort, Identity, Node, Products, Server, accepted_and_ended, connect, echo, eventually, free_port,
+    free_ports, http, http_get, measured, need, products, reset, silent_udp_socket,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -15,9 +15,10 @@ use socket2::{Domain, Socket, Type};
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// What a busy machine may add.
-const MARGIN: Duration = Duration::from_millis(1500);
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// What a busy machine may add: it may stand still for seconds.
+const MARGIN: Duration = Duration::from_secs(4);
+/// Before any attempt can have timed out and the next one have begun.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// A number of the only network on the module's status page.
 #[track_caller]
@@ -100,11 +101,6 @@ impl Blackhole {
     }
 }
 
-fn closed_port() -> SocketAddr {
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
-    free.expect("a port")
-}
-
 #[test]
 fn when_every_overlay_destination_refuses_the_client_is_closed_at_once() {
     let products = need!(products());
@@ -176,16 +172,16 @@ fn a_client_that_leaves_ends_the_search_for_a_destination() {
     let products = need!(products());
     let lonely = Lonely::new();
     let port = free_port();
-    let rules = [6, 7, 8, 9].map(|dead| format!("tcp:{port}:{}:{dead},connect-timeout=5s", lonely.absent.v4));
+    let rules =
+        [6, 7, 8, 9].map(|dead| format!("tcp:{port}:{}:{dead},connect-timeout=20s", lonely.absent.v4));
     let node = lonely.node(&products, &[], &rules);
     let mut client = connect((Ipv4Addr::LOCALHOST, port)).expect("a connection");
     client.write_all(b"what it asks for").expect("sent");
-    thread::sleep(Duration::from_millis(300));
-    let left = Instant::now();
+    let received = format!("tcp.egress/tcp/{port}.downstream_cx_rx_bytes_total");
+    eventually("Envoy to have read it", || node.admin().stat(&received) == 16);
     reset(client);
+    // Within ten seconds: the attempt would take twenty.
     let log = node.access_log(&format!("egress/tcp/{port}"), 1);
-    let took = left.elapsed();
-    assert!(took < AT_ONCE, "the attempt went on for {took:?}");
     assert!(log[0].contains("destination=- ") && log[0].contains("from_client=16 "), "{}", log[0]);
     metric(&node, "clients_deadline", 0);
 }
@@ -219,6 +215,7 @@ fn an_address_no_peer_has_is_that_reason_at_once() {
     assert_eq!(reason(&log[0]), "overlay: no peer's allowed IPs contain the destination");
     // As often as a single destination is tried.
     metric(&node, "connect_failed_no_peer", 5);
+    metric(&node, "connect_failed_timeout", 0);
 }
 
 #[test]
@@ -226,13 +223,20 @@ fn when_every_local_destination_refuses_the_overlay_client_is_closed_at_once() {
     let products = need!(products());
     let lonely = Lonely::new();
     let port = free_port();
-    let ingress = [closed_port(), closed_port(), closed_port()].map(|closed| format!("tcp:80:{closed}"));
+    let closed = [(); 3].map(|()| ClosedPort::new());
+    let ingress = closed.each_ref().map(|closed| format!("tcp:80:{}", closed.address()));
     let node = lonely.node(&products, &ingress, &[format!("tcp:{port}:{}:80", lonely.own.v4)]);
     let took = closed_after(port);
     assert!(took < AT_ONCE, "took {took:?}");
     let log = node.access_log("ingress/tcp/80", 1);
     assert_eq!(reason(&log[0]), "delayed connect error: Connection refused");
-    metric(&node, "clients_unserved", 1);
+    // One of the ingress rule. When it gives up before the egress rule has heard of the connection, that one tries again.
+    eventually("each client without a destination to be counted", || {
+        let log = [node.access_log("ingress/tcp/80", 1), node.access_log(&format!("egress/tcp/{port}"), 0)]
+            .concat();
+        let unserved = log.iter().filter(|line| line.contains(" flags=UF")).count();
+        number(&node, "clients_unserved") == unserved as u64
+    });
     metric(&node, "clients_deadline", 0);
 }
 
@@ -263,7 +267,8 @@ fn a_single_local_destination_without_an_answer_is_a_timeout() {
     let ingress = [format!("tcp:80:{},connect-timeout=2s", hole.address())];
     let node = lonely.node(&products, &ingress, &[format!("tcp:{port}:{}:80", lonely.own.v4)]);
     let took = closed_after(port);
-    assert!((CONNECT_TIMEOUT - MARGIN..CONNECT_TIMEOUT + MARGIN).contains(&took), "took {took:?}");
+    let least = CONNECT_TIMEOUT - Duration::from_millis(100);
+    assert!((least..CONNECT_TIMEOUT + MARGIN).contains(&took), "took {took:?}");
     let log = node.access_log("ingress/tcp/80", 1);
     // Envoy has no text for it: a refusal would have one.
     assert!(log[0].contains(" flags=UF,URX reason=\"-\" "), "{}", log[0]);
@@ -277,15 +282,16 @@ fn a_destination_that_resets_at_once_blames_nobody_else() {
     let products = need!(products());
     let [own, other] = Identity::several();
     // One attempt: its reset comes right behind the SYN-ACK.
-    let rule = format!("tcp:80:{},connect-timeout=2s", closed_port());
+    let closed = ClosedPort::new();
+    let rule = format!("tcp:80:{},connect-timeout=2s", closed.address());
     let _there = Node::with(&products, &other).peer(&own).ingress(rule).start();
     let port = free_port();
     let node = Node::with(&products, &own).peer(&other).egress(format!("tcp:{port}:{}:80", other.v4)).start();
-    for client in 1..=100 {
-        let took = closed_after(port);
-        assert!(took < AT_ONCE, "client {client} was closed after {took:?}");
-    }
+    let mut took: Vec<_> = (0..100).map(|_| closed_after(port)).collect();
+    took.sort();
+    assert!(took[90] < Duration::from_secs(1) && took[99] < AT_ONCE, "{took:?}");
     assert_eq!(number(&node, "connect_failed_no_greeting"), 0);
+    assert_eq!(number(&node, "connect_failed_timeout"), 0);
 }
 
 /// A server whose queue is full loses SYNs, and the second repetition comes after three seconds.

@@ -1,6 +1,6 @@
 //! Active health checks: destinations are tried without a client.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use e2e::{
@@ -78,11 +78,16 @@ fn an_overlay_destination_that_fails_its_checks_is_out_before_a_client_meets_it(
         let row = rows.into_iter().find(|row| row["destination"] == to);
         row.and_then(|row| Some(row["last"].as_str()?.to_owned())).unwrap_or_default()
     };
-    assert_eq!(result(&format!("{v4}:81")), "connected");
-    assert_eq!(result(&format!("[{v6}]:82")), "connected");
-    assert_eq!(result(&format!("{v4}:9")), "refused");
-    assert_eq!(result("100.64.0.77:80"), "no_peer");
-    eventually("a check without an answer", || result(&format!("{}:80", absent.v4)) == "timeout");
+    for (to, expected) in [
+        (format!("{v4}:81"), "connected"),
+        (format!("[{v6}]:82"), "connected"),
+        (format!("{v4}:9"), "refused"),
+        ("100.64.0.77:80".to_owned(), "no_peer"),
+        (format!("{}:80", absent.v4), "timeout"),
+    ] {
+        // A check that the machine held up is followed by another.
+        eventually(&format!("{to} to be {expected}"), || result(&to) == expected);
+    }
 
     // One goes, and comes back by itself.
     node.nexctl_ok(&["proxy", "remove", "--ingress", &second]);
@@ -98,8 +103,9 @@ fn an_overlay_destination_that_fails_its_checks_is_out_before_a_client_meets_it(
 fn a_local_destination_that_fails_its_checks_is_out_before_a_client_meets_it() {
     let products = need!(products());
     let one = Server::local(http("one"));
-    let two = Server::local(http("two"));
-    let address = two.address();
+    // Not one that the kernel gives out meanwhile: it comes back at this port.
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let two = Server::on(TcpListener::bind(address).expect("a free port"), http("two"));
     let closed = free_port();
     let (identity, port) = (Identity::new(1), free_port());
     let rule = |to: String| format!("tcp:80:{to},health-check=500ms");
@@ -145,7 +151,7 @@ fn checks_leave_nothing_behind_and_end_with_their_rule() {
 
     // A destination that passes its checks is gone with its rule all the same.
     node.nexctl_ok(&["proxy", "remove", "--egress", &rules[0]]);
-    within(Duration::from_secs(2), "the destination to be gone", || http_get(port).is_err().then_some(()));
+    within(Duration::from_secs(5), "the destination to be gone", || http_get(port).is_err().then_some(()));
     node.nexctl_ok(&["proxy", "remove", "--egress", &rules[1]]);
     eventually("no flow", || number("flows") == 0);
     let done = number("health_checks");
@@ -166,7 +172,7 @@ fn a_rule_with_checks_serves_as_soon_as_it_is_added() {
         let start = Instant::now();
         node.nexctl_ok(&["proxy", "add", "--egress", &rule]);
         assert_eq!(http_get((Ipv4Addr::LOCALHOST, port)).expect("added means that it serves"), "page");
-        assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(8), "took {:?}", start.elapsed());
     }
 }
 

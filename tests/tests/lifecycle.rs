@@ -42,15 +42,23 @@ fn a_network_waits_for_its_port() {
         .start();
     let first = node.envoy_id().expect("a running Envoy");
     kill(first, Signal::KILL);
-    let taken = within(Duration::from_secs(5), "the port of the Envoy that has ended", || {
-        std::net::UdpSocket::bind(("0.0.0.0", identity.endpoint.port())).ok()
+    let taken = within(Duration::from_secs(20), "the port of the Envoy that has ended", || {
+        let taken = std::net::UdpSocket::bind(("0.0.0.0", identity.endpoint.port())).ok();
+        if taken.is_none() {
+            // The next one was faster.
+            node.envoy_id()
+                .filter(|envoy| *envoy != first)
+                .into_iter()
+                .for_each(|envoy| kill(envoy, Signal::KILL));
+        }
+        taken
     });
     within(Duration::from_secs(15), "the status to say that the port is taken", || {
         node.nexctl_ok(&["status"]).contains("cannot be opened").then_some(())
     });
     assert!(http_get(port).is_err());
     drop(taken);
-    within(Duration::from_secs(5), "traffic", || http_get(port).ok());
+    within(Duration::from_secs(10), "traffic", || http_get(port).ok());
     let status = node.nexctl_ok(&["status"]);
     assert!(!status.contains("not running"), "{status}");
 }
@@ -71,7 +79,8 @@ fn sigterm_ends_a_node_within_the_drain_time_although_a_client_stays() {
         start.elapsed().as_secs_f64()
     ));
     assert!(status.success(), "an ordered end is a success: {status}");
-    assert!(start.elapsed() < Node::DRAIN_TIME + Duration::from_secs(3), "took {:?}", start.elapsed());
+    // The default is ten seconds.
+    assert!(start.elapsed() < Duration::from_secs(9), "took {:?}", start.elapsed());
     client.set_read_timeout(Some(Duration::from_secs(5))).expect("an open socket");
     let mut rest = Vec::new();
     let end = client.read_to_end(&mut rest);
@@ -123,7 +132,7 @@ fn an_envoy_that_a_killed_nexd_left_behind_is_ended_by_the_next() {
     envoy.arg("--config-path").arg(&bootstrap).args(["--concurrency", "1", "--use-dynamic-base-id"]);
     envoy.env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", &products.directory);
     let mut leftover = Process::start("envoy", &envoy, &kept.path().join("log"));
-    eventually("the leftover's admin socket", || node.runtime_directory().join("admin.sock").exists());
+    eventually("the leftover's admin interface", || node.admin().get("/ready").is_some());
     node.start();
     within(Duration::from_secs(5), "the leftover's end", || leftover.ended());
     assert!(

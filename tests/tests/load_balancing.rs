@@ -193,7 +193,11 @@ impl Circle {
         let local = LOOPBACK[0];
         let [egress_tcp, ingress_tcp, egress_udp, ingress_udp] = self.ports;
         let tcp = |port| (0..count).map(|_| page(local, port)).collect();
-        let udp = |port| (0..count).map(|_| pong(local, port)).collect();
+        let udp = |port| {
+            // All at once, so that each has a port of its own: one that comes again has its flow, and where that goes, still.
+            let clients: Vec<_> = (0..count).map(|_| UdpClient::of((local, port))).collect();
+            clients.iter().map(|client| client.ask_text(b"").expect("an answer")).collect()
+        };
         [
             ("egress tcp", tcp(egress_tcp)),
             ("ingress tcp", tcp(ingress_tcp)),

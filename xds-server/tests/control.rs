@@ -175,7 +175,7 @@ fn connections_are_bounded() {
 
 #[test]
 fn idle_connections_are_closed() {
-    let server = Server::start(Limits { connections: 3, idle: Duration::from_millis(50) });
+    let server = Server::start(Limits { connections: 3, idle: Duration::from_secs(1) });
     let stream = server.connect();
     // The beginning of a request is no request.
     (&stream).write_all(b"{\"method\"").unwrap();

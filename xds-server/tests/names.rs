@@ -58,7 +58,7 @@ async fn what_does_not_fit_into_a_datagram_comes_over_tcp() {
     server.set("many.example", 30, &many);
     let [v4, _] = Lookup::new(&source).addresses("many.example").await;
     assert_eq!(v4, Family::Found { addresses: many, ttl: Duration::from_secs(30) });
-    assert_eq!(server.over_tcp(), 1);
+    assert!(server.over_tcp() >= 1);
 }
 
 #[tokio::test]
@@ -83,7 +83,8 @@ async fn a_family_that_is_not_answered_does_not_hold_up_the_other() {
     let start = std::time::Instant::now();
     let silent = Family::Failed("no answer from 100.64.0.53".to_owned());
     assert_eq!(lookup.addresses("db.example").await, [v4.clone(), silent]);
-    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    // What is asked for as often as a server may not answer takes six.
+    assert!(start.elapsed() < Duration::from_millis(5500), "{:?}", start.elapsed());
 
     // SERVFAIL.
     server.set_ipv6(Ipv6::Refused(2));
@@ -109,8 +110,10 @@ async fn names_follow_their_records_and_what_is_wrong_is_told() {
     let limit = Duration::from_secs(5);
     let trouble = names.tried(Some("late.example"), limit).await.unwrap();
     assert_eq!(trouble.reason, "NXDOMAIN from 100.64.0.53");
-    assert_eq!(names.status(), "unresolved: late.example: NXDOMAIN from 100.64.0.53, next try in 1 s\n");
     names.tried(None, limit).await;
+    let status = names.status();
+    assert!(status.starts_with("unresolved: late.example: NXDOMAIN from 100.64.0.53, "), "{status}");
+    assert_eq!(status.lines().count(), 1, "{status}");
     assert_eq!(names.resolved().of("db.example"), addresses(&["100.64.0.2"]));
 
     server.set("db.example", 3600, &addresses(&["100.64.0.3", "fd00::3"]));

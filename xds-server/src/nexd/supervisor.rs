@@ -20,8 +20,8 @@ use super::{
 };
 use crate::ads::Ads;
 
-/// How long Envoy may take to end when asked.
-const END_LIMIT: Duration = Duration::from_secs(2);
+/// How long Envoy may take to end when asked. It takes milliseconds, but the machine may have more to do.
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often connections are counted while they end.
 const COUNT: Duration = Duration::from_millis(100);

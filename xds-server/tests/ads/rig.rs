@@ -1,12 +1,10 @@
 //! A server with a real Envoy, and what clients and destinations need.
 
 use std::{
-    collections::BTreeSet,
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    sync::Mutex,
     thread,
     time::{Duration, Instant},
 };
@@ -170,17 +168,6 @@ pub(crate) fn echo_server(name: &'static str) -> u16 {
         }
     });
     port
-}
-
-/// A port that nobody listens on, another one every time.
-pub(crate) fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    loop {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if GIVEN.lock().unwrap().insert(port) {
-            return port;
-        }
-    }
 }
 
 pub(crate) fn read(stream: &mut impl std::io::Read, length: usize) -> String {

@@ -195,15 +195,16 @@ mod tests {
 
     #[test]
     fn another_program_may_have_the_port_at_another_address() {
-        let [other, bound] = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)];
-        let other = UdpSocket::bind((other, 0)).unwrap();
+        // At neither is anybody else given a port that is free.
+        let [elsewhere, bound] = [Ipv4Addr::new(127, 77, 0, 1), Ipv4Addr::new(127, 77, 0, 2)];
+        let other = UdpSocket::bind((elsewhere, 0)).unwrap();
         let port = other.local_addr().unwrap().port();
         let listener = shared((bound, port).into(), (bound, port).into()).unwrap();
         let mut answers = Answers::default();
         answers.begin((bound, port).into()).unwrap();
         // And another one may come.
         drop((other, listener));
-        UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        UdpSocket::bind((elsewhere, port)).unwrap();
     }
 
     #[test]
