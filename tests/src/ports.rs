@@ -6,9 +6,13 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
-/// Below the range from which the kernel takes ports of outgoing connections, so that none of those takes it in between.
-const FIRST: u16 = 10_000;
-const COUNT: u16 = 22_000;
+/// Below the range from which the kernel takes ports of outgoing connections, so that none of those takes it in between, and
+/// below that from which nodes take ports of loopback addresses.
+const PORTS: std::ops::Range<u16> = 10_000..16_384;
+/// Tests that run at once take from different parts of it, as many as there are: between choosing a port and opening it lies
+/// the start of an Envoy.
+const PARTS: u16 = 28;
+const COUNT: u16 = (PORTS.end - PORTS.start) / PARTS;
 
 /// A TCP and UDP port that nothing listens on now, different at every call and in every test process.
 ///
@@ -16,11 +20,14 @@ const COUNT: u16 = 22_000;
 /// When every port is taken.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Tests in other processes start at other places.
+    // nextest gives this number to one running test at a time. `cargo test` runs one program at a time, and this counts within.
+    let slot = std::env::var("NEXTEST_TEST_GLOBAL_SLOT").ok().and_then(|slot| slot.parse::<u16>().ok());
+    let first = PORTS.start + slot.unwrap_or(0) % PARTS * COUNT;
+    // The test before had the same part, and may have left connections behind.
     let start = std::process::id().wrapping_mul(101);
     for _ in 0..COUNT {
         let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).into());
-        let port = FIRST + u16::try_from(offset % u32::from(COUNT)).expect("smaller than COUNT");
+        let port = first + u16::try_from(offset % u32::from(COUNT)).expect("smaller than COUNT");
         if is_free(port) {
             return port;
         }
@@ -53,12 +60,11 @@ pub fn silent_udp_socket() -> UdpSocket {
 pub struct ClosedPort(Socket);
 
 impl ClosedPort {
-    /// Any.
+    /// One that nobody has.
     ///
     /// # Panics
     /// When there is none.
-    #[expect(clippy::new_without_default, reason = "each is another")]
-    pub fn new() -> ClosedPort {
+    pub fn any() -> ClosedPort {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
         ClosedPort(socket)

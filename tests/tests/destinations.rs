@@ -143,7 +143,7 @@ fn an_address_no_peer_has_ends_the_client_at_once() {
 fn a_refusing_local_destination_ends_the_overlay_client_at_once() {
     let products = need!(products());
     let identity = Identity::new(1);
-    let closed = ClosedPort::new();
+    let closed = ClosedPort::any();
     let port = free_port();
     let _node = Node::with(&products, &identity)
         .ingress(format!("tcp:8080:{}", closed.address()))

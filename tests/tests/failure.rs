@@ -223,7 +223,7 @@ fn when_every_local_destination_refuses_the_overlay_client_is_closed_at_once() {
     let products = need!(products());
     let lonely = Lonely::new();
     let port = free_port();
-    let closed = [(); 3].map(|()| ClosedPort::new());
+    let closed = [(); 3].map(|()| ClosedPort::any());
     let ingress = closed.each_ref().map(|closed| format!("tcp:80:{}", closed.address()));
     let node = lonely.node(&products, &ingress, &[format!("tcp:{port}:{}:80", lonely.own.v4)]);
     let took = closed_after(port);
@@ -282,7 +282,7 @@ fn a_destination_that_resets_at_once_blames_nobody_else() {
     let products = need!(products());
     let [own, other] = Identity::several();
     // One attempt: its reset comes right behind the SYN-ACK.
-    let closed = ClosedPort::new();
+    let closed = ClosedPort::any();
     let rule = format!("tcp:80:{},connect-timeout=2s", closed.address());
     let _there = Node::with(&products, &other).peer(&own).ingress(rule).start();
     let port = free_port();

@@ -22,7 +22,8 @@ fn peers(node: &Node<'_>) -> Vec<Value> {
 #[track_caller]
 fn healthy_peer(node: &Node<'_>) -> Value {
     within(LIMIT, "a healthy peer", || {
-        let [peer] = <[Value; 1]>::try_from(peers(node)).expect("one peer");
+        // None before the network thread's first turn.
+        let [peer] = <[Value; 1]>::try_from(peers(node)).ok()?;
         (peer["Healthy"] == true).then_some(peer)
     })
 }
@@ -90,7 +91,7 @@ fn a_peer_that_is_not_there_is_listed_as_such() {
     let silence = e2e::silent_udp_socket();
     absent.endpoint = silence.local_addr().expect("bound");
     let node = Node::with(&products, &own).peer(&absent).start();
-    let [peer] = <[Value; 1]>::try_from(peers(&node)).expect("one peer");
+    let [peer] = within(LIMIT, "a peer", || <[Value; 1]>::try_from(peers(&node)).ok());
     assert_eq!(
         (&peer["Healthy"], &peer["LatestHandshake"], &peer["Rx"]),
         (&false.into(), &"0".into(), &0.into())
@@ -122,7 +123,8 @@ fn wireguard_go_as_a_peer_is_listed() {
     };
     let theirs = number(&far_peer.show(&far, "latest-handshakes"), 1);
     let ours: u64 = shown["LatestHandshake"].as_str().and_then(|text| text.parse().ok()).expect("seconds");
-    assert!(ours.abs_diff(theirs) <= 1, "{ours} here, {theirs} there");
+    // Theirs may be when the first packet came.
+    assert!(ours.abs_diff(theirs) <= 5, "{ours} here, {theirs} there");
     run_ok(far.command("ping").args(["-c", "3", "-i", "0.2", "-W", "5", &own.v4.to_string()]));
     within(LIMIT, "the same numbers of bytes here and there", || {
         let here = peers(&node)[0].clone();
@@ -251,7 +253,7 @@ fn an_address_that_does_not_answer_is_a_failure_with_a_reason() {
         .peer_section(net_only)
         .start();
     second.wait_ready();
-    let (success, results) = ping(&first, &["ping", "--timeout", "300ms"]);
+    let (success, results) = ping(&first, &["ping", "--timeout", "1s"]);
     assert!(!success);
     let reachable: Vec<_> =
         results.iter().map(|result| (&result["wg_ip"], &result["is_reachable"])).collect();
@@ -261,19 +263,19 @@ fn an_address_that_does_not_answer_is_a_failure_with_a_reason() {
     assert_eq!(reachable, [(&expected[0], &yes), (&expected[1], &no), (&expected[2], &no)]);
     let silent = results[1]["reason"].as_str().unwrap_or_default();
     assert!(
-        silent.starts_with("no answer within 300ms, nor ever a handshake: check both public keys"),
+        silent.starts_with("no answer within 1s, nor ever a handshake: check both public keys"),
         "{silent}"
     );
     assert_eq!(results[2]["reason"], "the peer has no endpoint, and has not called yet");
     // The fourth has no address to ask.
-    let (status, out, error) = first.nexctl(&["peers", "ping", "--timeout", "300ms"]);
+    let (status, out, error) = first.nexctl(&["peers", "ping", "--timeout", "1s"]);
     assert_eq!(status.code(), Some(1));
-    assert!(out.contains("x Unreachable: no answer within 300ms"), "{out}");
+    assert!(out.contains("x Unreachable: no answer within 1s"), "{out}");
     assert!(error.contains("1 of the peers have no single address"), "{error}");
 
     let start = Instant::now();
-    let (success, results) = ping(&first, &["ping6", "fd64::77"]);
-    assert!(!success && start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    let (success, results) = ping(&first, &["ping6", "--timeout", "5s", "fd64::77"]);
+    assert!(!success && start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(results[0]["reason"], "no peer has a route to the destination");
     for (arguments, reason) in [
         (&["ping", "fd64::2"][..], "not an IPv4 address"),
@@ -309,6 +311,8 @@ fn wireguard_go_answers_until_it_is_gone() {
         let (success, results) = ping(&node, &[command]);
         assert!(success && results[0]["is_reachable"] == true, "{results:?}");
     }
+    // Else the reason would be that there never was a handshake: what is told is a second old.
+    healthy_peer(&node);
     drop(far_peer);
     for command in ["ping", "ping6"] {
         let (success, results) = ping(&node, &[command]);

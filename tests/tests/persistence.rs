@@ -122,11 +122,15 @@ fn nexd_killed_a_hundred_times_keeps_every_acknowledged_rule() {
     let known: BTreeMap<u16, Known> = (0..WRITERS).flat_map(ports).map(|port| (port, Known::Gone)).collect();
     let known = Mutex::new(known);
     let (mut acknowledged, mut unknown, start) = (0, 0, Instant::now());
+    // Changes are made from there on, wherever this runs.
+    node.start();
+    let ready = start.elapsed();
+    node.stop(Signal::TERM);
     for round in 0..KILLS {
         node.launch();
         // Any moment: before the first rule is back, between two changes, in one. SplitMix's increment spreads them.
-        let moment = Duration::from_micros(u64::from(round.wrapping_mul(0x9e37_79b9) >> 13));
-        let killed_after = moment + Duration::from_millis(150);
+        let moment = f64::from(round.wrapping_mul(0x9e37_79b9)) / f64::from(u32::MAX);
+        let killed_after = ready / 2 + (ready + Duration::from_millis(500)).mul_f64(moment);
         let socket = node.control_socket();
         thread::scope(|scope| {
             for writer in 0..WRITERS {

@@ -131,7 +131,7 @@ fn one_that_comes_with_a_reload_that_also_frees_a_port_waits_and_its_neighbour_s
     within(Duration::from_secs(20), "the rule beside it", || {
         (http_get(port).expect("a page") == "added").then_some(())
     });
-    assert_eq!(node.nexctl_ok(&["proxy", "list"]).lines().count(), 3);
+    eventually("three rules in the list", || node.nexctl_ok(&["proxy", "list"]).lines().count() == 3);
     assert!(waits(&node, &format!("ingress {NOWHERE}")), "{}", node.nexctl_ok(&["status"]));
 }
 

@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Identity, Node, Products, Server, connect, echo, free_port, free_ports, http, http_get, ipv6_loopback,
-    need, products, read_end, silent_udp_socket, within,
+    Identity, Node, Products, Server, connect, echo, eventually, free_port, free_ports, http, http_get,
+    ipv6_loopback, need, products, read_end, silent_udp_socket, within,
 };
 
 const OTHER_LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -37,7 +37,7 @@ fn ask(address: impl Into<IpAddr>, port: u16) -> std::io::Result<String> {
     let to = SocketAddr::new(address.into(), port);
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
     socket.connect(to)?;
     socket.send(b"?")?;
     let mut buffer = [0; 100];
@@ -87,7 +87,7 @@ fn an_egress_rule_listens_on_the_address_it_names_alone() {
 
     let first = format!("tcp:{port}:{v4}:81,bind=127.0.0.1");
     node.nexctl_ok(&["proxy", "remove", "--egress", &first]);
-    assert!(refuses(Ipv4Addr::LOCALHOST, port));
+    eventually("the port to be closed", || refuses(Ipv4Addr::LOCALHOST, port));
     assert_eq!(http_get((OTHER_LOOPBACK, port)).expect("the other rule's page"), "second");
 }
 
@@ -223,7 +223,7 @@ fn a_connect_timeout_counts_for_its_port_alone() {
     let [quick, slow] = free_ports();
     let node = Node::with(&products, &own)
         .peer(&absent)
-        .flag("--connect-timeout=3s")
+        .flag("--connect-timeout=8s")
         .egress(format!("tcp:{quick}:{}:80,connect-timeout=300ms", absent.v4))
         .egress(format!("tcp:{slow}:{}:80", absent.v4))
         .start();
@@ -238,8 +238,8 @@ fn a_connect_timeout_counts_for_its_port_alone() {
         (given_up_after(quick), slow.join().expect("a client"))
     });
     let (ms, s) = (Duration::from_millis, Duration::from_secs);
-    assert!((ms(250)..s(2)).contains(&quick_took), "300 ms took {quick_took:?}\n{}", node.log());
-    assert!((ms(2500)..s(5)).contains(&slow_took), "3 s took {slow_took:?}\n{}", node.log());
+    assert!((ms(250)..s(6)).contains(&quick_took), "300 ms took {quick_took:?}\n{}", node.log());
+    assert!((ms(7500)..s(20)).contains(&slow_took), "8 s took {slow_took:?}\n{}", node.log());
 }
 
 #[test]
@@ -249,11 +249,19 @@ fn a_udp_port_that_envoy_drains_at_another_address_is_said_to_be_free_soon() {
     let port = free_port();
     let rule = format!("udp:{port}:{}:53", identity.v4);
     let node = Node::with(&products, &identity).expect_complaint("").start();
-    node.nexctl_ok(&["proxy", "add", "--egress", &rule]);
-    node.nexctl_ok(&["proxy", "remove", "--egress", &rule]);
     let bound = format!("{rule},bind=127.0.0.1");
-    let (refused, _, error) = node.nexctl(&["proxy", "add", "--egress", &bound]);
-    assert!(!refused.success(), "it is free already");
+    // On a machine that stands still for as long as Envoy drains it is free already.
+    let refusal = (0..5).find_map(|_| {
+        node.nexctl_ok(&["proxy", "add", "--egress", &rule]);
+        node.nexctl_ok(&["proxy", "remove", "--egress", &rule]);
+        let (status, _, error) = node.nexctl(&["proxy", "add", "--egress", &bound]);
+        if status.success() {
+            node.nexctl_ok(&["proxy", "remove", "--egress", &bound]);
+            return None;
+        }
+        Some(error)
+    });
+    let error = refusal.expect("a port that Envoy drains at another address");
     assert!(error.contains("Envoy") && error.contains("try again in"), "{error}");
     assert!(!error.contains("stop the process"), "{error}");
     within(Duration::from_secs(20), "the port", || {

@@ -286,7 +286,7 @@ fn a_rule_of_the_file_can_be_removed_until_the_file_is_read_again() {
 
     let said = node.nexctl_ok(&["proxy", "remove", "--egress", &rule]);
     assert!(said.contains("It stands in the rules file: it comes back"), "{said}");
-    assert!(refuses(Ipv4Addr::LOCALHOST, port));
+    eventually("the port to be closed", || refuses(Ipv4Addr::LOCALHOST, port));
     // The file did not change.
     node.process().signal(Signal::HUP);
     eventually("the rule to come back at SIGHUP", || http_get(port).is_ok() && list(&node).len() == 2);
@@ -423,7 +423,7 @@ fn a_file_that_changes_while_envoy_is_down_counts_when_it_is_back() {
     file.write(&content(new));
     node.process().signal(Signal::HUP);
     within(Duration::from_secs(20), "the new rule through the new Envoy", || http_get(new).ok());
-    assert!(refuses(Ipv4Addr::LOCALHOST, old));
+    eventually("the old port to be closed", || refuses(Ipv4Addr::LOCALHOST, old));
     eventually("status Running", || node.nexctl_ok(&["status"]).contains("Running"));
 }
 

@@ -283,6 +283,8 @@ fn settings(arguments: &Arguments) -> io::Result<Settings> {
         access_log,
         peers: None,
         overlay_dns: arguments.overlay_dns.clone(),
+        // The network is in Envoy's bootstrap configuration.
+        listen_port: None,
         ipv6: !arguments.ipv4_only && host_has_ipv6(),
     })
 }

@@ -65,6 +65,9 @@ pub struct Settings {
     pub peers: Option<Vec<PeerConfig>>,
     /// The DNS servers in the overlay that egress host names are looked up at; none means the system's resolver.
     pub overlay_dns: Vec<SocketAddr>,
+    /// The UDP port of WireGuard on this host, which no loopback address may have then: its sockets are at every address. None
+    /// means that it is not known, as where the kernel chooses one.
+    pub listen_port: Option<u16>,
     /// Egress listeners bind `[::]`, which takes IPv4 too; otherwise `0.0.0.0`, for a host without IPv6.
     pub ipv6: bool,
 }
@@ -83,6 +86,7 @@ impl Default for Settings {
             access_log: AccessLog::Stdout,
             peers: None,
             overlay_dns: Vec::new(),
+            listen_port: None,
             ipv6: true,
         }
     }

@@ -50,6 +50,7 @@ fn cases() -> Vec<(&'static str, RuleSet, Settings)> {
             .unwrap(),
         ),
         overlay_dns: vec!["100.64.0.9:53".parse().unwrap(), "[fd00::9]:5353".parse().unwrap()],
+        listen_port: Some(51820),
         ipv6: false,
     };
     let one_of_each = rule_set(&[

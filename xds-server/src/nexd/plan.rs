@@ -118,6 +118,7 @@ impl Plan {
             udp_idle_timeout: arguments.udp_idle_timeout,
             access_log,
             overlay_dns: arguments.overlay_dns,
+            listen_port: loaded.listen_port,
             ipv6: host_has_ipv6(),
             ..Settings::default()
         };

@@ -261,7 +261,7 @@ fn ingress_listeners(some: &[(Direction, &str)], settings: &Settings) -> Vec<Soc
 
 /// Envoy binds such a port at every address.
 #[test]
-fn no_loopback_address_has_the_port_of_an_egress_rule() {
+fn no_loopback_address_has_the_port_of_an_egress_rule_or_of_wireguard() {
     let settings = Settings::default();
     let port = |some: &[(Direction, &str)]| ingress_listeners(some, &settings)[0].port();
     let one = (Direction::Ingress, "udp:53:127.0.0.1:53");
@@ -271,6 +271,9 @@ fn no_loopback_address_has_the_port_of_an_egress_rule() {
     for all in [[one, (Direction::Egress, &other)], [(Direction::Egress, &other), one]] {
         assert_ne!(port(&all), before);
     }
+    // WireGuard's is bound at every address too.
+    let settings = Settings { listen_port: Some(before), ..settings.clone() };
+    assert_ne!(ingress_listeners(&[one], &settings)[0].port(), before);
     // TCP is no obstacle.
     let tcp = format!("tcp:{before}:100.64.0.3:53");
     assert_eq!(port(&[one, (Direction::Egress, tcp.as_str())]), before);

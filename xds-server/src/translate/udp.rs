@@ -54,8 +54,8 @@ const MAX_DATAGRAM: u64 = 65_535;
 /// The loopback addresses of a node.
 ///
 /// They follow from what they stand for, so that a change of the rules leaves the others where they are. The address is
-/// the node's own: several nodes on a host do not meet. The port is no egress rule's: Envoy binds that one at every address. So
-/// a rule with the port of an ingress listener moves that one; of 16,384 ports that is rare.
+/// the node's own: several nodes on a host do not meet. The port is no egress rule's, and not WireGuard's: those
+/// are bound at every address. So an egress rule with the port of an ingress listener moves that one; of 16,384 ports that is rare.
 pub(super) struct Loopback {
     dns: Vec<OverlayServer>,
     listeners: BTreeMap<RuleKey, SocketAddr>,
@@ -66,7 +66,7 @@ impl Loopback {
         let [high, low, ..] = hash(&(&settings.runtime_dir, &settings.network)).to_be_bytes();
         // Not 127.0.0.1, where everything else is.
         let address = Ipv4Addr::new(127, high.max(1), low, 1);
-        let mut taken = BTreeSet::new();
+        let mut taken: BTreeSet<u16> = settings.listen_port.into_iter().collect();
         let place = |taken: &mut BTreeSet<u16>, what: u64| {
             let size = u64::from(PORTS.end - PORTS.start);
             let first = u16::try_from(what % size).unwrap_or(0);

@@ -1,6 +1,7 @@
 //! A real Envoy that gets its configuration from this server, over kernel sockets in place of the tunnel. Every case
 //! runs with both protocols.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
+#![allow(clippy::allow_attributes, reason = "the shared file serves more than this")]
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -169,7 +170,7 @@ fn ingress_by_address_and_by_name_and_the_access_log() {
         let egress = free_port();
         rig.add(Direction::Ingress, &format!("tcp:443:127.0.0.1:{server}"));
         rig.add(Direction::Ingress, &format!("tcp:444:localhost:{server}"));
-        let closed = ClosedPort::new();
+        let closed = ClosedPort::any();
         rig.add(Direction::Egress, &format!("tcp:{egress}:{}", closed.address()));
         for key in
             ["ingress/tcp/443".to_owned(), "ingress/tcp/444".to_owned(), format!("egress/tcp/{egress}")]
@@ -303,7 +304,7 @@ fn without_rules_envoy_is_ready_at_once() {
 fn dead_destinations_are_passed_over() {
     with_both("dead_destinations_are_passed_over", |mut rig| {
         let server = echo_server("one");
-        let dead = [ClosedPort::new(), ClosedPort::new()];
+        let dead = [ClosedPort::any(), ClosedPort::any()];
         let ports: Vec<u16> = (0..20).map(|_| free_port()).collect();
         for port in &ports {
             for destination in [dead[0].address(), ([127, 0, 0, 1], server).into(), dead[1].address()] {
