@@ -137,8 +137,13 @@ fn an_egress_name_follows_its_records_and_live_connections_stay() {
         .expect_complaint("no address from")
         .start();
     // A node does not wait for names for more than a second.
+    let echoes = || -> std::io::Result<()> {
+        let mut stream = connect((Ipv4Addr::LOCALHOST, echo_port))?;
+        stream.write_all(b"?")?;
+        stream.read_exact(&mut [0])
+    };
     eventually("the names", || {
-        http_get(web_port).is_ok() && http_get(echo_port).is_ok() && ask(&udp_client(udp_port)).is_some()
+        http_get(web_port).is_ok() && echoes().is_ok() && ask(&udp_client(udp_port)).is_some()
     });
     assert_eq!(pages(web_port, 4, "over v4"), 4);
     let mut live = connect((Ipv4Addr::LOCALHOST, echo_port)).expect("a connection");
