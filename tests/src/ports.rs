@@ -9,25 +9,27 @@ use socket2::{Domain, Socket, Type};
 /// Below the range from which the kernel takes ports of outgoing connections, so that none of those takes it in between, and
 /// below that from which nodes take ports of loopback addresses.
 const PORTS: std::ops::Range<u16> = 10_000..16_384;
-/// Tests that run at once take from different parts of it, as many as there are: between choosing a port and opening it lies
-/// the start of an Envoy.
+/// Tests that run at once take from different parts of it: between choosing a port and opening it lies the start of an Envoy.
 const PARTS: u16 = 28;
 const COUNT: u16 = (PORTS.end - PORTS.start) / PARTS;
 
-/// A TCP and UDP port that nothing listens on now, different at every call and in every test process.
+/// A TCP and UDP port that nothing listens on now, another one at each of a test's calls, and not that of a test that runs at the same time.
 ///
 /// # Panics
 /// When every port is taken.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // nextest gives this number to one running test at a time. `cargo test` runs one program at a time, and this counts within.
+    // nextest gives this number to one running test at a time. `cargo test` runs one program at a time, which counts.
     let slot = std::env::var("NEXTEST_TEST_GLOBAL_SLOT").ok().and_then(|slot| slot.parse::<u16>().ok());
-    let first = PORTS.start + slot.unwrap_or(0) % PARTS * COUNT;
+    let (first, count) = match slot {
+        Some(slot) => (PORTS.start + slot % PARTS * COUNT, COUNT),
+        None => (PORTS.start, PORTS.end - PORTS.start),
+    };
     // The test before had the same part, and may have left connections behind.
     let start = std::process::id().wrapping_mul(101);
-    for _ in 0..COUNT {
+    for _ in 0..count {
         let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).into());
-        let port = first + u16::try_from(offset % u32::from(COUNT)).expect("smaller than COUNT");
+        let port = first + u16::try_from(offset % u32::from(count)).expect("smaller than count");
         if is_free(port) {
             return port;
         }

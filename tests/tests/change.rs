@@ -266,7 +266,7 @@ fn removing_the_last_rule_of_a_port_refuses_at_once_and_drains() {
     ] {
         let mut live = Live::to(Ipv4Addr::LOCALHOST, live_at);
         let stop = AtomicBool::new(false);
-        // What counts from here counts too long at most, however late this thread is woken.
+        // Measured from here, a time can only be too long.
         let start = Instant::now();
         let took = thread::scope(|scope| {
             // Upstream deadlocks when somebody connects in this moment.
@@ -343,8 +343,7 @@ fn a_destination_is_replaced_without_a_gap() {
                 node.nexctl_ok(&["proxy", "remove", "--ingress", &rules[from]]);
                 // A worker that is accepting one connection after the other hears of the change when it is through.
                 let new = || http_get(port).expect("a page") == ["old", "new"][to];
-                eventually("new connections to leave the removed destination", new);
-                assert!((0..3).all(|_| new()), "a new connection goes to a removed destination");
+                eventually("new connections to leave the removed destination", || (0..20).all(|_| new()));
             }
         }
         drop(end);

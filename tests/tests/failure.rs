@@ -17,7 +17,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a busy machine may add: it may stand still for seconds.
 const MARGIN: Duration = Duration::from_secs(4);
-/// Before any attempt can have timed out and the next one have begun.
+/// Half of the deadline: whatever waits for an answer takes all of it.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// A number of the only network on the module's status page.
@@ -235,8 +235,9 @@ fn when_every_local_destination_refuses_the_overlay_client_is_closed_at_once() {
         let log = [node.access_log("ingress/tcp/80", 1), node.access_log(&format!("egress/tcp/{port}"), 0)]
             .concat();
         let unserved = log.iter().filter(|line| line.contains(" flags=UF")).count();
-        number(&node, "clients_unserved") == unserved as u64
+        unserved > 0 && number(&node, "clients_unserved") == unserved as u64
     });
+    assert_eq!(node.admin().stat("cluster.ingress/tcp/80.upstream_cx_connect_timeout"), 0);
     metric(&node, "clients_deadline", 0);
 }
 
@@ -346,5 +347,5 @@ fn with_health_checks_no_client_meets_a_dead_destination_of_many() {
         start.elapsed()
     ));
     assert_eq!(node.admin().stat(&format!("{cluster}.upstream_cx_connect_fail")), 0);
-    assert!(start.elapsed() < Duration::from_secs(4), "took {:?}", start.elapsed());
+    assert!(start.elapsed() < AT_ONCE, "took {:?}", start.elapsed());
 }

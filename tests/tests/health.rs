@@ -172,7 +172,8 @@ fn a_rule_with_checks_serves_as_soon_as_it_is_added() {
         let start = Instant::now();
         node.nexctl_ok(&["proxy", "add", "--egress", &rule]);
         assert_eq!(http_get((Ipv4Addr::LOCALHOST, port)).expect("added means that it serves"), "page");
-        assert!(start.elapsed() < Duration::from_secs(8), "took {:?}", start.elapsed());
+        // Who waits in vain for a first check waits for six seconds.
+        assert!(start.elapsed() < Duration::from_millis(5500), "took {:?}", start.elapsed());
     }
 }
 

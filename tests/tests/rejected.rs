@@ -3,10 +3,11 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::{
-    Identity, Node, Server, connect, echo, eventually, free_port, http, http_get, need, products, within,
+    Identity, Node, Server, UdpClient, UdpServer, connect, echo, eventually, free_port, http, http_get, need,
+    products, within,
 };
 
 /// An address in a zone that this host has not: right in form, and known to be wrong by Envoy alone.
@@ -157,7 +158,37 @@ fn a_stored_one_that_a_flag_is_in_the_way_of_comes_when_the_flag_s_is_removed() 
     assert!(status.contains("connect-timeout=3s differs from connect-timeout=2s"), "{status}");
     node.nexctl_ok(&["proxy", "remove", "--egress", &by_flag]);
     // Sooner than the next regular try, and served by Envoy before nexd has heard that it is.
-    let page = within(Duration::from_secs(5), "the stored rule", || http_get(port).ok());
+    let page = within(Duration::from_secs(8), "the stored rule", || http_get(port).ok());
     assert_eq!(page, "served");
     eventually("a status without it", || !node.nexctl_ok(&["status"]).contains("Not active"));
+}
+
+#[test]
+fn a_stored_one_comes_as_soon_as_envoy_lets_go_of_the_port_of_a_removed_one() {
+    let products = need!(products());
+    let server = UdpServer::echo("served");
+    let identity = Identity::new(1);
+    let port = free_port();
+    let everywhere = format!("udp:{port}:{}:53", identity.v4);
+    let rule = format!("{everywhere},bind=127.0.0.1");
+    let mut node = Node::with(&products, &identity)
+        .ingress(format!("udp:53:{}", server.address()))
+        .egress(&everywhere)
+        .expect_complaint("is not active")
+        .build();
+    fs::create_dir_all(node.state_file().parent().expect("a directory")).expect("made");
+    let stored = format!(r#"{{"proxy-rules-config": {{"egress": ["{rule}"], "ingress": null}}}}"#);
+    fs::write(node.state_file(), stored).expect("written");
+    node.start();
+    assert!(node.nexctl_ok(&["status"]).contains(&format!("Not active: --egress {rule}: ")));
+    let removed = Instant::now();
+    node.nexctl_ok(&["proxy", "remove", "--egress", &everywhere]);
+    // Envoy drains it for two seconds, and nexd gives it four more; the next regular try is after ten.
+    within(Duration::from_secs(20), "the stored rule", || {
+        (!node.nexctl_ok(&["status"]).contains("Not active")).then_some(())
+    });
+    let took = removed.elapsed();
+    assert!(took < Duration::from_millis(9500), "{took:?}");
+    let client = UdpClient::of((Ipv4Addr::LOCALHOST, port));
+    assert_eq!(client.ask_text(b"").expect("an answer"), "served");
 }

@@ -83,7 +83,7 @@ async fn a_family_that_is_not_answered_does_not_hold_up_the_other() {
     let start = std::time::Instant::now();
     let silent = Family::Failed("no answer from 100.64.0.53".to_owned());
     assert_eq!(lookup.addresses("db.example").await, [v4.clone(), silent]);
-    // What is asked for as often as a server may not answer takes six.
+    // Three questions of two seconds each, as for a server that is silent, take six.
     assert!(start.elapsed() < Duration::from_millis(5500), "{:?}", start.elapsed());
 
     // SERVFAIL.

@@ -68,5 +68,11 @@ fn in_memory(package: &str, name: &str, arguments: &[String]) -> Result<()> {
     if name == IN_SUMMARY {
         cargo.arg("--summary").arg(workspace::root().join("bench/results/summary.json"));
     }
-    execute(&format!("{package}: {name}"), &mut cargo)
+    execute(&format!("{package}: {name}"), &mut cargo)?;
+    if name == IN_SUMMARY {
+        let mut tables = workspace::cargo()?;
+        tables.args(["run", "--locked", "--quiet", "--package", "bench", "--", "node", "--table"]);
+        execute("tables", tables.current_dir(workspace::root()))?;
+    }
+    Ok(())
 }

@@ -114,7 +114,7 @@ mod tests {
         }
         let usage = meter.read()?;
         assert!(usage.wake_ups >= before + 20, "{usage:?}");
-        // Of 50 ms of work, two clocks of 10 ms may have seen the beginnings of their ticks only; then came 20 sleeps.
+        // 50 ms of work, as two clocks count it that may each be 10 ms ahead, and 20 sleeps of 1 ms.
         assert!(usage.time >= Duration::from_millis(50), "{usage:?}");
         drop(lines);
         child.wait()?;

@@ -83,7 +83,7 @@ pub(super) fn document(
     let text = |name: &str| machine[name].as_str().unwrap_or("unknown");
     let _ = writeln!(
         out,
-        "{} x {}, {} of memory, Linux {}; {}.",
+        "{} x {}, {} of memory, Linux {}, with {}.",
         machine["processors"],
         text("processor"),
         text("memory"),

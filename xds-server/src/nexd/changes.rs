@@ -133,10 +133,9 @@ impl Changes {
             tokio::select! {
                 change = changes.recv() => match change {
                     Some(change) => {
-                        let removes = change.operation == Operation::Remove;
-                        self.change(change).await;
+                        let has_removed = self.change(change).await;
                         self.reload_refused().await;
-                        if removes {
+                        if has_removed {
                             // It may have been in the way of a rule that waits.
                             retry.reset_immediately();
                         }
@@ -152,12 +151,17 @@ impl Changes {
                 }
                 Some(reading) = self.readings.recv() => self.reload(reading).await,
                 () = self.names.changed() => self.refresh(),
-                _ = retry.tick(), if self.is_incomplete() => self.retry().await,
+                _ = retry.tick(), if self.is_incomplete() => {
+                    if let Some(sooner) = self.retry(|| !changes.is_empty()).await {
+                        retry.reset_after(sooner.min(RETRY));
+                    }
+                }
             }
         }
     }
 
-    async fn change(&mut self, Change { operation, direction, rule, reply }: Change) {
+    /// Makes one change, or says why not. Whether a rule is gone.
+    async fn change(&mut self, Change { operation, direction, rule, reply }: Change) -> bool {
         let outcome = match operation {
             Operation::Add => self.add(direction, &rule).await,
             Operation::Remove => self.remove(direction, &rule).await,
@@ -169,8 +173,10 @@ impl Changes {
             // Whoever asked is told; the node is as it was.
             Err(error) => tracing::info!("{operation:?} {direction} proxy rule {rule}: {error}"),
         }
+        let has_removed = operation == Operation::Remove && outcome.is_ok();
         // Whoever asked may be gone; the change stands.
         let _ = reply.send(outcome.map_err(|error| error.to_string()));
+        has_removed
     }
 
     async fn add(&mut self, direction: Direction, rule: &Rule) -> Result<String, ChangeError> {

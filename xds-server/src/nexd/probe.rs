@@ -184,7 +184,7 @@ mod tests {
         let closing = TcpListener::bind("0.0.0.0:0").unwrap();
         let port = closing.local_addr().unwrap().port();
         let anywhere = format!("tcp:{port}:100.64.0.2:80");
-        // An address at which nobody else is given the port when it is free.
+        // An address that nobody else uses: hardly anybody is given the port when it is free.
         let here = key(&format!("{anywhere},bind=127.77.0.1"));
         let mut probe = Probe::new(true, false, Duration::from_secs(10));
         // Somebody else's.

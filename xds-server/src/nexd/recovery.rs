@@ -2,11 +2,16 @@
 //!
 //! They are taken out of what Envoy should have, so that they harm no other, and tried again until they work.
 
-use std::{collections::HashSet, fmt, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    fmt,
+    time::Duration,
+};
 
 use super::{
     activation::{ActivationError, Target},
     changes::{ChangeError, Changes},
+    ports::PortError,
     view::Phase,
 };
 use crate::{
@@ -59,23 +64,40 @@ impl Changes {
         !self.waiting.is_empty() || matches!(self.view.borrow().phase, Phase::Degraded(_))
     }
 
-    /// Tries again what is not as it should be.
-    pub(super) async fn retry(&mut self) {
+    /// Tries again what is not as it should be, until somebody asks for a change. When to go on, if the regular time is not
+    /// right.
+    pub(super) async fn retry(&mut self, is_asked: impl Fn() -> bool) -> Option<Duration> {
         if matches!(self.view.borrow().phase, Phase::Degraded(_)) {
             self.recover().await;
         }
-        for Waiting { direction, rule, source, .. } in std::mem::take(&mut self.waiting) {
+        let mut sooner = None;
+        let mut untried = VecDeque::from(std::mem::take(&mut self.waiting));
+        while let Some(Waiting { direction, rule, source, .. }) = untried.pop_front() {
             match self.activate(direction, &rule, source).await {
                 Ok(()) => tracing::info!("{direction} proxy rule {rule} is active now"),
                 // It was added meanwhile.
                 Err(ChangeError::Rules(RuleSetError::Duplicate)) => {}
                 Err(error) => {
                     tracing::debug!("{direction} proxy rule {rule}: {error}");
+                    if let ChangeError::Port(PortError::Draining { seconds, .. }) = error {
+                        let free = Duration::from_secs(seconds);
+                        sooner = Some(sooner.map_or(free, |sooner: Duration| sooner.min(free)));
+                    }
                     self.waiting.push(Waiting { direction, rule, source, reason: error.to_string() });
                 }
             }
+            // Each may take seconds.
+            if is_asked() {
+                break;
+            }
+        }
+        if !untried.is_empty() {
+            sooner = Some(Duration::ZERO);
+            // It is their turn.
+            self.waiting.splice(0..0, untried);
         }
         self.show();
+        sooner
     }
 
     /// Brings an Envoy that was started again to everything that can be active.

@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn another_program_may_have_the_port_at_another_address() {
-        // At neither is anybody else given a port that is free.
+        // Addresses that nobody else uses: hardly anybody is given the port when it is free.
         let [elsewhere, bound] = [Ipv4Addr::new(127, 77, 0, 1), Ipv4Addr::new(127, 77, 0, 2)];
         let other = UdpSocket::bind((elsewhere, 0)).unwrap();
         let port = other.local_addr().unwrap().port();

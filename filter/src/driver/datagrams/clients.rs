@@ -239,8 +239,8 @@ mod tests {
         socket.into()
     }
 
-    /// What the listener's filter does with the datagrams that arrive there; how many there are. The kernel may take its time
-    /// to those that are expected.
+    /// What the listener's filter does with the datagrams that arrive there; how many there are. The kernel may be late with
+    /// those that are expected.
     fn pass_on(listener: &UdpSocket, driver: &Driver, expected: u32) -> u32 {
         let local = listener.local_addr().unwrap();
         let (mut count, mut buffer) = (0, [0; 64]);

@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn a_relay_whose_address_is_taken_is_opened_when_it_is_free() {
         let (mut driver, _poll) = driver("relay");
-        // An address at which nobody else is given the port when it is free.
+        // An address that nobody else uses: hardly anybody is given the port when it is free.
         let taken = std::net::UdpSocket::bind(("127.77.0.1", 0)).unwrap();
         let relay = taken.local_addr().unwrap();
         let to = UdpRelay { relay, destination: "100.64.0.2:53".parse().unwrap(), addresses: None };
