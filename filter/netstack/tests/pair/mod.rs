@@ -128,9 +128,9 @@ impl Pair {
     }
 }
 
-/// Where the datagrams of a stack come from.
+/// Where the datagrams of a stack come from. Asked for each of them: no text is parsed for it.
 pub fn udp(end: usize) -> SocketAddr {
-    format!("192.0.2.{}:51820", end + 1).parse().unwrap()
+    ([192, 0, 2, u8::try_from(end).unwrap() + 1], 51820).into()
 }
 
 /// The first stack or the second, with the other one as its peer.
