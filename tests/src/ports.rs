@@ -13,7 +13,7 @@ const PORTS: std::ops::Range<u16> = 10_000..16_384;
 const PARTS: u16 = 28;
 const COUNT: u16 = (PORTS.end - PORTS.start) / PARTS;
 
-/// A TCP and UDP port that nothing listens on now, another one at each of a test's calls, and not that of a test that runs at the same time.
+/// A TCP and UDP port that nothing listens on now: another one at each call, and not that of a test that runs at the same time.
 ///
 /// # Panics
 /// When every port is taken.

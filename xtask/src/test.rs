@@ -41,10 +41,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
             .args(["test", "--workspace", "--exclude", "e2e", "--locked", "--no-fail-fast", "--"])
             .args(arguments);
         tally.add("unit and property tests", &mut tests)?;
-        // Two at a time: each of these starts Envoys of its own.
+        // One at a time: each of these starts Envoys of its own, and some measure, or move much.
         let mut tests = with_environment(workspace::cargo()?);
         tests
-            .args(["test", "--package", "e2e", "--locked", "--no-fail-fast", "--", "--test-threads=2"])
+            .args(["test", "--package", "e2e", "--locked", "--no-fail-fast", "--", "--test-threads=1"])
             .args(arguments);
         tally.add("end-to-end tests", &mut tests)?;
     }
