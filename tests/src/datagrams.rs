@@ -123,7 +123,13 @@ impl UdpClient {
     /// What ICMP said: `ConnectionRefused` for a closed port; `WouldBlock` when none came.
     pub fn receive(&self) -> io::Result<Vec<u8>> {
         let mut buffer = vec![0; MAX_DATAGRAM + 1];
-        let length = self.0.recv(&mut buffer)?;
+        let length = loop {
+            match self.0.recv(&mut buffer) {
+                // A process that was stopped goes on.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => break outcome?,
+            }
+        };
         buffer.truncate(length);
         Ok(buffer)
     }

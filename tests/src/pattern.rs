@@ -97,9 +97,12 @@ pub fn receive(mut from: impl Read, seed: u64) -> io::Result<u64> {
     let mut pattern = Pattern::new(seed);
     let mut buffer = vec![0; 256 * 1024];
     loop {
-        match from.read(&mut buffer)? {
-            0 => return Ok(pattern.position()),
-            count => pattern.check(&buffer[..count])?,
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(pattern.position()),
+            Ok(count) => pattern.check(&buffer[..count])?,
+            // A process that was stopped goes on.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }
