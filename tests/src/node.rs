@@ -285,6 +285,20 @@ impl<'a> Node<'a> {
         run_ok(command.args(["nexd", "--unix-socket"]).arg(self.control_socket()).args(arguments))
     }
 
+    /// Has these rules stored, as `nexctl` would have had them, before it is started.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn store(&self, egress: &[&str], ingress: &[&str]) {
+        let state = self.state_file();
+        fs::create_dir_all(state.parent().expect("a directory")).expect("made");
+        // Upstream has null where there is none.
+        let list = |rules: &[&str]| if rules.is_empty() { Value::Null } else { rules.into() };
+        let rules = serde_json::json!({"egress": list(egress), "ingress": list(ingress)});
+        let stored = serde_json::json!({ "proxy-rules-config": rules });
+        fs::write(state, stored.to_string()).expect("written");
+    }
+
     /// What was stored of the rules: state.json's `proxy-rules-config`.
     ///
     /// # Panics

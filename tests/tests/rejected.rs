@@ -62,9 +62,7 @@ fn one_that_is_stored_waits_at_the_start_and_can_be_removed() {
         .egress(format!("tcp:{port}:{}:82", identity.v4))
         .expect_complaint("")
         .build();
-    fs::create_dir_all(node.state_file().parent().expect("a directory")).expect("made");
-    let stored = format!(r#"{{"proxy-rules-config": {{"egress": null, "ingress": ["{NOWHERE}"]}}}}"#);
-    fs::write(node.state_file(), stored).expect("written");
+    node.store(&[], &[NOWHERE]);
     node.start();
     assert_eq!(http_get(port).expect("a page"), "served");
     eventually("the rejected rule to wait", || waits(&node, &format!("ingress {NOWHERE}")));
@@ -149,9 +147,7 @@ fn a_stored_one_that_a_flag_is_in_the_way_of_comes_when_the_flag_s_is_removed() 
         .egress(&by_flag)
         .expect_complaint("is not active")
         .build();
-    fs::create_dir_all(node.state_file().parent().expect("a directory")).expect("made");
-    let stored = format!(r#"{{"proxy-rules-config": {{"egress": ["{rule}"], "ingress": null}}}}"#);
-    fs::write(node.state_file(), stored).expect("written");
+    node.store(&[&rule], &[]);
     node.start();
     let status = node.nexctl_ok(&["status"]);
     assert_eq!(status.matches(&format!("Not active: --egress {rule}: ")).count(), 1, "{status}");
@@ -176,9 +172,7 @@ fn a_stored_one_comes_as_soon_as_envoy_lets_go_of_the_port_of_a_removed_one() {
         .egress(&everywhere)
         .expect_complaint("is not active")
         .build();
-    fs::create_dir_all(node.state_file().parent().expect("a directory")).expect("made");
-    let stored = format!(r#"{{"proxy-rules-config": {{"egress": ["{rule}"], "ingress": null}}}}"#);
-    fs::write(node.state_file(), stored).expect("written");
+    node.store(&[&rule], &[]);
     node.start();
     assert!(node.nexctl_ok(&["status"]).contains(&format!("Not active: --egress {rule}: ")));
     let removed = Instant::now();
