@@ -144,13 +144,6 @@ impl Sections {
         };
         if !known {
             self.warnings.push(|| format!("line {number}: {}", section::ignored(key)));
-            if !section::is_of_the_host(key) {
-                let unknown = match (section, self.peers.last_mut()) {
-                    (Section::Peer, Some(peer)) => &mut peer.unknown,
-                    _ => &mut self.interface.unknown,
-                };
-                unknown.get_or_insert_with(|| (number, Shown::new(key)));
-            }
         }
         Ok(())
     }

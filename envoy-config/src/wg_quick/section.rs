@@ -16,8 +16,15 @@ const HOST_KEYS: [&str; 8] =
     ["dns", "fwmark", "postdown", "postup", "predown", "preup", "saveconfig", "table"];
 
 /// Whether a key is one of `wg-quick`'s that mean nothing here.
-pub(super) fn is_of_the_host(key: &str) -> bool {
+fn is_of_the_host(key: &str) -> bool {
     HOST_KEYS.iter().any(|host| key.eq_ignore_ascii_case(host))
+}
+
+/// Remembers the first key that may be a misspelt one.
+fn note_unknown(unknown: &mut Option<(usize, Shown)>, number: usize, key: &str) {
+    if !is_of_the_host(key) {
+        unknown.get_or_insert_with(|| (number, Shown::new(key)));
+    }
 }
 
 /// The warning for a key that is not taken over.
@@ -35,8 +42,8 @@ pub(super) fn ignored(key: &str) -> String {
 pub(super) struct InterfaceLines {
     /// The line of the first `[Interface]`.
     pub(super) start: Option<usize>,
-    /// The first key that is none.
-    pub(super) unknown: Option<(usize, Shown)>,
+    /// The first key that is none, and its line.
+    unknown: Option<(usize, Shown)>,
     private_key: Once<PrivateKey>,
     addresses: Vec<IpNet>,
     listen_port: Once<u16>,
@@ -68,7 +75,10 @@ impl InterfaceLines {
                 )?;
             }
             "mtu" => self.mtu.set(number, "MTU", number_in(value, "a number of bytes"))?,
-            _ => return Ok(false),
+            _ => {
+                note_unknown(&mut self.unknown, number, key);
+                return Ok(false);
+            }
         }
         Ok(true)
     }
@@ -97,8 +107,8 @@ impl InterfaceLines {
 /// The lines of one `[Peer]`.
 pub(super) struct PeerLines {
     start: usize,
-    /// The first key that is none.
-    pub(super) unknown: Option<(usize, Shown)>,
+    /// The first key that is none, and its line.
+    unknown: Option<(usize, Shown)>,
     public_key: Once<PublicKey>,
     preshared_key: Once<PresharedKey>,
     endpoint: Once<Endpoint>,
@@ -143,7 +153,10 @@ impl PeerLines {
                 let seconds = number_in(seconds, "`off` or a number of seconds from 0 to 65535");
                 self.persistent_keepalive.set(number, "PersistentKeepalive", seconds)?;
             }
-            _ => return Ok(false),
+            _ => {
+                note_unknown(&mut self.unknown, number, key);
+                return Ok(false);
+            }
         }
         Ok(true)
     }
